@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A world below EL2 on one CPU: the host's or a vCPU's registers while it does not run."""
+
+from __future__ import annotations
+
+from gz.arm64.sysreg import SysRegs
+from gz.bits import Array, Ptr, Struct, array, u32, u64
+
+#: EL0/EL1 registers that both worlds use and that are switched each time.
+EL1_REGISTERS = (
+    SysRegs.SP_EL0,
+    SysRegs.SP_EL1,
+    SysRegs.ELR_EL1,
+    SysRegs.SPSR_EL1,
+    SysRegs.SCTLR_EL1,
+    SysRegs.CPACR_EL1,
+    SysRegs.TCR_EL1,
+    SysRegs.TTBR0_EL1,
+    SysRegs.TTBR1_EL1,
+    SysRegs.MAIR_EL1,
+    SysRegs.AMAIR_EL1,
+    SysRegs.VBAR_EL1,
+    SysRegs.ESR_EL1,
+    SysRegs.FAR_EL1,
+    SysRegs.AFSR0_EL1,
+    SysRegs.AFSR1_EL1,
+    SysRegs.PAR_EL1,
+    SysRegs.CONTEXTIDR_EL1,
+    SysRegs.TPIDR_EL0,
+    SysRegs.TPIDRRO_EL0,
+    SysRegs.TPIDR_EL1,
+    SysRegs.CNTKCTL_EL1,
+    SysRegs.CSSELR_EL1,
+    SysRegs.MDSCR_EL1,
+)
+
+
+class FpState(Struct, align=16):
+    """V0–V31 (low half first), FPSR, FPCR.  The vectors' fp_save and fp_load know this layout."""
+
+    v: Array[u64] = array(64)
+    fpsr: u64
+    fpcr: u64
+
+
+class Context(Struct, align=64):
+    """x0–x30 first: the vectors store them at the address in TPIDR_EL2."""
+
+    x: Array[u64] = array(31)
+    elr: u64  # ELR_EL2 and SPSR_EL2 while another context runs on this CPU
+    spsr: u64
+    cpu: Ptr[Cpu]  # where it runs, or ran last
+    vcpu: Ptr[Vcpu] | None  # None: the host
+    hcr: u64
+    vttbr: u64
+    vmpidr: u64
+    cptr: u64
+    mdcr: u64
+    fp_live: u32  # guest: its FP/SIMD registers are in the CPU
+    el1: Array[u64] = array(len(EL1_REGISTERS))
+    fp: FpState

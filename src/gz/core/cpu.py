@@ -1,0 +1,33 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One physical CPU."""
+
+from __future__ import annotations
+
+from gz.arm64.sysreg import sysreg
+from gz.bits import Array, Ptr, Struct, Va, storage, u32, u64
+from gz.core.context import Context
+from gz.metal import inline, view
+
+CPU_COUNT_MAX = 8
+
+
+class Cpu(Struct, align=64):
+    host: Context  # first: the host's context is found at the CPU's address
+    index: u32
+    online: u32
+    mpidr: u64  # affinity bits only
+    redistributor: Va  # this CPU's RD_base frame, SGI_base follows at 0x10000
+    running: Ptr[Vcpu] | None
+    by_doorbell: u32  # the RUN in progress came from a store: on an interrupt the store stays un-retired
+    kick_ready: u32  # SGI 15 has been put into Group 0 on this CPU
+    entry: u64  # PSCI CPU_ON: where the host starts on this CPU, and its x0
+    entry_context: u64
+
+
+CPUS = storage(Cpu, CPU_COUNT_MAX)
+
+
+@inline
+def this_cpu() -> Cpu:
+    """The CPU that executes; TPIDR_EL2 holds the context below, and every context knows its CPU."""
+    return view(Context, Va(sysreg.TPIDR_EL2)).cpu
