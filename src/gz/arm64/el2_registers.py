@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encodings of the registers of EL2 itself: op1 = 4."""
+
+from __future__ import annotations
+
+from gz.arm64.encoding import SysReg
+
+
+class El2Registers:
+    VPIDR_EL2 = SysReg(3, 4, 0, 0, 0)
+    VMPIDR_EL2 = SysReg(3, 4, 0, 0, 5)
+    SCTLR_EL2 = SysReg(3, 4, 1, 0, 0)
+    ACTLR_EL2 = SysReg(3, 4, 1, 0, 1)
+    SCTLR2_EL2 = SysReg(3, 4, 1, 0, 3)
+    HCR_EL2 = SysReg(3, 4, 1, 1, 0)
+    MDCR_EL2 = SysReg(3, 4, 1, 1, 1)
+    CPTR_EL2 = SysReg(3, 4, 1, 1, 2)
+    HSTR_EL2 = SysReg(3, 4, 1, 1, 3)
+    HFGRTR_EL2 = SysReg(3, 4, 1, 1, 4)
+    HFGWTR_EL2 = SysReg(3, 4, 1, 1, 5)
+    HFGITR_EL2 = SysReg(3, 4, 1, 1, 6)
+    HACR_EL2 = SysReg(3, 4, 1, 1, 7)
+    ZCR_EL2 = SysReg(3, 4, 1, 2, 0)
+    TRFCR_EL2 = SysReg(3, 4, 1, 2, 1)
+    HCRX_EL2 = SysReg(3, 4, 1, 2, 2)
+    SMPRIMAP_EL2 = SysReg(3, 4, 1, 2, 5)
+    SMCR_EL2 = SysReg(3, 4, 1, 2, 6)
+
+    TTBR0_EL2 = SysReg(3, 4, 2, 0, 0)
+    TTBR1_EL2 = SysReg(3, 4, 2, 0, 1)
+    TCR_EL2 = SysReg(3, 4, 2, 0, 2)
+    TCR2_EL2 = SysReg(3, 4, 2, 0, 3)
+    VTTBR_EL2 = SysReg(3, 4, 2, 1, 0)
+    VTCR_EL2 = SysReg(3, 4, 2, 1, 2)
+    VNCR_EL2 = SysReg(3, 4, 2, 2, 0)
+
+    DACR32_EL2 = SysReg(3, 4, 3, 0, 0)
+    HDFGRTR2_EL2 = SysReg(3, 4, 3, 1, 0)
+    HDFGWTR2_EL2 = SysReg(3, 4, 3, 1, 1)
+    HFGRTR2_EL2 = SysReg(3, 4, 3, 1, 2)
+    HFGWTR2_EL2 = SysReg(3, 4, 3, 1, 3)
+    HDFGRTR_EL2 = SysReg(3, 4, 3, 1, 4)
+    HDFGWTR_EL2 = SysReg(3, 4, 3, 1, 5)
+    HAFGRTR_EL2 = SysReg(3, 4, 3, 1, 6)
+    HFGITR2_EL2 = SysReg(3, 4, 3, 1, 7)
+
+    SPSR_EL2 = SysReg(3, 4, 4, 0, 0)
+    ELR_EL2 = SysReg(3, 4, 4, 0, 1)
+    SP_EL1 = SysReg(3, 4, 4, 1, 0)
+    SPSR_irq = SysReg(3, 4, 4, 3, 0)
+    SPSR_abt = SysReg(3, 4, 4, 3, 1)
+    SPSR_und = SysReg(3, 4, 4, 3, 2)
+    SPSR_fiq = SysReg(3, 4, 4, 3, 3)
+
+    IFSR32_EL2 = SysReg(3, 4, 5, 0, 1)
+    AFSR0_EL2 = SysReg(3, 4, 5, 1, 0)
+    AFSR1_EL2 = SysReg(3, 4, 5, 1, 1)
+    ESR_EL2 = SysReg(3, 4, 5, 2, 0)
+    VSESR_EL2 = SysReg(3, 4, 5, 2, 3)
+    FPEXC32_EL2 = SysReg(3, 4, 5, 3, 0)
+    TFSR_EL2 = SysReg(3, 4, 5, 6, 0)
+    FAR_EL2 = SysReg(3, 4, 6, 0, 0)
+    HPFAR_EL2 = SysReg(3, 4, 6, 0, 4)
+
+    MAIR_EL2 = SysReg(3, 4, 10, 2, 0)
+    MAIR2_EL2 = SysReg(3, 4, 10, 1, 1)
+    PIRE0_EL2 = SysReg(3, 4, 10, 2, 2)
+    PIR_EL2 = SysReg(3, 4, 10, 2, 3)
+    POR_EL2 = SysReg(3, 4, 10, 2, 4)
+    S2PIR_EL2 = SysReg(3, 4, 10, 2, 5)
+    AMAIR_EL2 = SysReg(3, 4, 10, 3, 0)
+    MPAMHCR_EL2 = SysReg(3, 4, 10, 4, 0)
+    MPAMVPMV_EL2 = SysReg(3, 4, 10, 4, 1)
+    MPAM2_EL2 = SysReg(3, 4, 10, 5, 0)
+    MPAMVPM0_EL2 = SysReg(3, 4, 10, 6, 0)
+
+    VBAR_EL2 = SysReg(3, 4, 12, 0, 0)
+    RVBAR_EL2 = SysReg(3, 4, 12, 0, 1, "RO")
+    RMR_EL2 = SysReg(3, 4, 12, 0, 2)
+    VDISR_EL2 = SysReg(3, 4, 12, 1, 1)
+    CONTEXTIDR_EL2 = SysReg(3, 4, 13, 0, 1)
+    TPIDR_EL2 = SysReg(3, 4, 13, 0, 2)
+    SCXTNUM_EL2 = SysReg(3, 4, 13, 0, 7)

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Encodings of the identification registers: op0 = 3, op1 = 0 (and 1, 2, 3 for caches)."""
+
+from __future__ import annotations
+
+from gz.arm64.encoding import SysReg
+
+
+class IdRegisters:
+    MIDR_EL1 = SysReg(3, 0, 0, 0, 0, "RO")
+    MPIDR_EL1 = SysReg(3, 0, 0, 0, 5, "RO")
+    REVIDR_EL1 = SysReg(3, 0, 0, 0, 6, "RO")
+
+    ID_PFR0_EL1 = SysReg(3, 0, 0, 1, 0, "RO")
+    ID_PFR1_EL1 = SysReg(3, 0, 0, 1, 1, "RO")
+    ID_DFR0_EL1 = SysReg(3, 0, 0, 1, 2, "RO")
+    ID_AFR0_EL1 = SysReg(3, 0, 0, 1, 3, "RO")
+    ID_MMFR0_EL1 = SysReg(3, 0, 0, 1, 4, "RO")
+    ID_MMFR1_EL1 = SysReg(3, 0, 0, 1, 5, "RO")
+    ID_MMFR2_EL1 = SysReg(3, 0, 0, 1, 6, "RO")
+    ID_MMFR3_EL1 = SysReg(3, 0, 0, 1, 7, "RO")
+    ID_ISAR0_EL1 = SysReg(3, 0, 0, 2, 0, "RO")
+    ID_ISAR1_EL1 = SysReg(3, 0, 0, 2, 1, "RO")
+    ID_ISAR2_EL1 = SysReg(3, 0, 0, 2, 2, "RO")
+    ID_ISAR3_EL1 = SysReg(3, 0, 0, 2, 3, "RO")
+    ID_ISAR4_EL1 = SysReg(3, 0, 0, 2, 4, "RO")
+    ID_ISAR5_EL1 = SysReg(3, 0, 0, 2, 5, "RO")
+    ID_MMFR4_EL1 = SysReg(3, 0, 0, 2, 6, "RO")
+    ID_ISAR6_EL1 = SysReg(3, 0, 0, 2, 7, "RO")
+    MVFR0_EL1 = SysReg(3, 0, 0, 3, 0, "RO")
+    MVFR1_EL1 = SysReg(3, 0, 0, 3, 1, "RO")
+    MVFR2_EL1 = SysReg(3, 0, 0, 3, 2, "RO")
+    ID_PFR2_EL1 = SysReg(3, 0, 0, 3, 4, "RO")
+    ID_DFR1_EL1 = SysReg(3, 0, 0, 3, 5, "RO")
+    ID_MMFR5_EL1 = SysReg(3, 0, 0, 3, 6, "RO")
+
+    ID_AA64PFR0_EL1 = SysReg(3, 0, 0, 4, 0, "RO")
+    ID_AA64PFR1_EL1 = SysReg(3, 0, 0, 4, 1, "RO")
+    ID_AA64PFR2_EL1 = SysReg(3, 0, 0, 4, 2, "RO")
+    ID_AA64ZFR0_EL1 = SysReg(3, 0, 0, 4, 4, "RO")
+    ID_AA64SMFR0_EL1 = SysReg(3, 0, 0, 4, 5, "RO")
+    ID_AA64FPFR0_EL1 = SysReg(3, 0, 0, 4, 7, "RO")
+    ID_AA64DFR0_EL1 = SysReg(3, 0, 0, 5, 0, "RO")
+    ID_AA64DFR1_EL1 = SysReg(3, 0, 0, 5, 1, "RO")
+    ID_AA64DFR2_EL1 = SysReg(3, 0, 0, 5, 2, "RO")
+    ID_AA64AFR0_EL1 = SysReg(3, 0, 0, 5, 4, "RO")
+    ID_AA64AFR1_EL1 = SysReg(3, 0, 0, 5, 5, "RO")
+    ID_AA64ISAR0_EL1 = SysReg(3, 0, 0, 6, 0, "RO")
+    ID_AA64ISAR1_EL1 = SysReg(3, 0, 0, 6, 1, "RO")
+    ID_AA64ISAR2_EL1 = SysReg(3, 0, 0, 6, 2, "RO")
+    ID_AA64ISAR3_EL1 = SysReg(3, 0, 0, 6, 3, "RO")
+    ID_AA64MMFR0_EL1 = SysReg(3, 0, 0, 7, 0, "RO")
+    ID_AA64MMFR1_EL1 = SysReg(3, 0, 0, 7, 1, "RO")
+    ID_AA64MMFR2_EL1 = SysReg(3, 0, 0, 7, 2, "RO")
+    ID_AA64MMFR3_EL1 = SysReg(3, 0, 0, 7, 3, "RO")
+    ID_AA64MMFR4_EL1 = SysReg(3, 0, 0, 7, 4, "RO")
+
+    CCSIDR_EL1 = SysReg(3, 1, 0, 0, 0, "RO")
+    CLIDR_EL1 = SysReg(3, 1, 0, 0, 1, "RO")
+    CCSIDR2_EL1 = SysReg(3, 1, 0, 0, 2, "RO")
+    GMID_EL1 = SysReg(3, 1, 0, 0, 4, "RO")
+    SMIDR_EL1 = SysReg(3, 1, 0, 0, 6, "RO")
+    AIDR_EL1 = SysReg(3, 1, 0, 0, 7, "RO")
+    CSSELR_EL1 = SysReg(3, 2, 0, 0, 0)
+    CTR_EL0 = SysReg(3, 3, 0, 0, 1, "RO")
+    DCZID_EL0 = SysReg(3, 3, 0, 0, 7, "RO")
