@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Linking the whole program at its fixed virtual address: an ELF for the debugger and the flat arm64 Image."""
+
+from __future__ import annotations
+
+import struct
+import time
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gz.metal import elf, zig
+from gz.metal.layout import LINK_ADDRESS, PAGE, STACK_COUNT, STACK_SIZE, STACK_STRIDE
+
+TARGET = "aarch64-none-elf"
+
+#: Linux Documentation/arch/arm64/booting.rst, "Call the kernel image".
+HEADER = struct.Struct("<II QQQ QQQ 4sI")
+HEADER_MAGIC = b"ARM\x64"
+
+# The code at the image's start runs where it was loaded, before the MMU is on; all else at the addresses given here.
+# A flat image keeps the distances, so PC-relative addresses are right in both worlds.
+LINKER_SCRIPT = """\
+ENTRY(_start)
+PHDRS {{
+  text PT_LOAD FLAGS(5);
+  rodata PT_LOAD FLAGS(4);
+  data PT_LOAD FLAGS(6);
+  stacks PT_LOAD FLAGS(6);
+}}
+SECTIONS {{
+  . = {address:#x};
+  __image_start = .;
+  __text_start = .;
+  .text : {{ KEEP(*(.head.text)) *(.text .text.*) }} :text
+  . = ALIGN({page});
+  __text_end = .;
+  __rodata_start = .;
+  .rodata : {{ *(.rodata .rodata.*) }} :rodata
+  . = ALIGN({page});
+  __rodata_end = .;
+  __data_start = .;
+  .data : {{ *(.data .data.*) }} :data
+  . = ALIGN(16);
+  __bss_start = .;
+  .bss (NOLOAD) : {{ *(.bss .bss.* COMMON) }} :data
+  . = ALIGN({page});
+  __bss_end = .;
+  __data_end = .;
+  __stacks_start = .;
+  .stacks (NOLOAD) : {{ . += {stacks:#x}; }} :stacks
+  __stacks_end = .;
+  __image_end = .;
+  __image_size = ABSOLUTE(__image_end - __image_start);
+  /DISCARD/ : {{ *(.note .note.* .comment .llvm_addrsig) }}
+}}
+"""
+
+
+@dataclass(frozen=True)
+class Assembly:
+    """Assembly text from a module's top level, with the place where the text begins."""
+
+    text: str
+    file: str
+    line: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """Bytes and seconds. text: all code. image: the flat file. worst_stack: the deepest chain of calls, function
+    and frame, from the outermost to the innermost."""
+
+    text_bytes: int
+    image_bytes: int
+    worst_stack_bytes: int
+    seconds: float
+    worst_stack: elf.Chain
+
+
+@dataclass(frozen=True)
+class Image:
+    """elf: with symbols and DWARF. flat: the arm64 Image, to be loaded at any 4 KiB boundary."""
+
+    elf: Path
+    flat: Path
+    report: Report
+
+
+def build(
+    ir: str,
+    assembly: Sequence[Assembly],
+    directory: Path,
+    *,
+    name: str = "core",
+    link_address: int = LINK_ADDRESS,
+    stack_count: int = STACK_COUNT,
+    stack_size: int = STACK_SIZE,
+    own_stacks: Mapping[str, int] | None = None,
+    indirect_calls: Mapping[str, Collection[str]] | None = None,
+) -> Image:
+    """Compile, link and check. `own_stacks`: the size of the stack that assembly sets up for a function it calls
+    there. `indirect_calls` tells, by symbol, which functions one may reach through function
+    tables, itself or through those it calls; without it every indirect call may reach every function whose
+    address is taken. zig.ToolError or elf.CheckError; then no finished output is left."""
+    began = time.perf_counter()
+    directory.mkdir(parents=True, exist_ok=True)
+    linked, flat = directory / f"{name}.elf", directory / f"{name}.img"
+    linked.unlink(missing_ok=True)
+    flat.unlink(missing_ok=True)
+
+    (directory / f"{name}.ll").write_text(ir)
+    zig.compile_ir(f"{name}.ll", TARGET, f"{name}.o", directory, ["-fno-pic", "-mcmodel=small"])
+    objects = [f"{name}.o"]
+    if assembly:
+        pieces = [f'# {piece.line} "{piece.file}"\n{piece.text}\n' for piece in assembly]
+        (directory / f"{name}-vectors.s").write_text("".join(pieces))
+        zig.assemble(f"{name}-vectors.s", TARGET, f"{name}-vectors.o", directory)
+        objects.append(f"{name}-vectors.o")
+    stride = stack_size + STACK_STRIDE - STACK_SIZE
+    script = LINKER_SCRIPT.format(address=link_address, page=PAGE, stacks=stack_count * stride)
+    (directory / f"{name}.ld").write_text(script)
+    options = ["-static", "--gc-sections", "-z", f"max-page-size={PAGE}", "-T", f"{name}.ld"]
+    zig.link(objects, f"{name}.unchecked", directory, options)
+
+    unchecked = directory / f"{name}.unchecked"
+    measured = elf.check(
+        unchecked,
+        stack_size=stack_size,
+        own_stacks=own_stacks,
+        taken=elf.address_taken([directory / piece for piece in objects]),
+        indirect_calls=indirect_calls,
+    )
+    contents = elf.flatten(unchecked)
+    check_header(contents)
+    flat.write_bytes(contents)
+    unchecked.replace(linked)
+    seconds = round(time.perf_counter() - began, 3)
+    measures = measured.text_bytes, len(contents), measured.worst_stack_bytes
+    return Image(linked, flat, Report(*measures, seconds, measured.worst_stack))
+
+
+def check_header(flat: bytes) -> None:
+    """The arm64 header is the modules' own assembly: see that a boot loader will take it."""
+    if len(flat) < HEADER.size or flat[56:60] != HEADER_MAGIC:
+        raise elf.CheckError(["the image does not begin with an arm64 Image header in .head.text"])
+    _, _, _, image_size, flags, *_ = HEADER.unpack_from(flat)
+    if image_size < len(flat):
+        raise elf.CheckError([f"the header's image_size {image_size:#x} is less than the file's {len(flat):#x}"])
+    if flags & 1:
+        raise elf.CheckError(["the header's flags say big-endian"])
