@@ -5,10 +5,24 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from gz.bits import Ipa, Pa, Ptr, Struct, u32, u64
-from gz.core.context import Context
+import gz.core.enter as enter
+import gz.core.exits as exits
+import gz.core.frames as frames
+import gz.core.memory as memory
+import gz.core.stage2 as stage2
+import gz.core.timer as timer
+import gz.core.vgic as vgic
+import gz.core.world as world
+from gz.abi.errors import Error
+from gz.abi.exits import ExitReason
+from gz.abi.registers import CLASS_CORE, BOOT_PSTATE, CoreFrame, RegisterId
+from gz.arm64.sysreg import SysRegs
+from gz.bits import Ipa, Pa, Ptr, Struct, i64, sizeof, u32, u64
+from gz.core.context import EL1_REGISTERS, Context
+from gz.core.outcome import Outcome
 from gz.core.timer import VcpuTimer
 from gz.core.vgic import VcpuGic
+from gz.metal import compare_exchange, inline, load_acquire, store_release, view
 
 
 class Power(IntEnum):

@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the vectors to a handler and back: the only place that moves a guest's PC and changes worlds."""
+
+from __future__ import annotations
+
+import gz.core.exits as exits
+import gz.core.host as host
+import gz.core.inject as inject
+import gz.core.kick as kick
+import gz.core.timer as timer
+import gz.core.vgic as vgic
+import gz.core.world as world
+from gz.abi.exits import ExitReason
+from gz.arm64.sysreg import sysreg
+from gz.arm64.syndrome import ESR_EL2
+from gz.arm64.timer import PPI_VIRT
+from gz.core.context import Context
+from gz.core.outcome import Outcome
+from gz.core.traps import TRAPS
+from gz.core.vcpu import Vcpu
+from gz.metal import export, inline, store_release
+
+_INSTRUCTION = 4  # bytes
+
+
+@export
+def lower_sync(context: Context) -> Context:
+    vcpu = context.vcpu
+    if vcpu is None:
+        return host.sync(context)
+    esr = ESR_EL2(sysreg.ESR_EL2)
+    outcome = TRAPS[esr.EC](vcpu, esr)
+    if outcome == Outcome.SKIP:
+        sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
+    elif outcome == Outcome.UNDEFINED:
+        inject.undefined()
+    elif outcome == Outcome.LEAVE:
+        return leave(vcpu)
+    return resume(vcpu)
+
+
+@export
+def lower_irq(context: Context) -> Context:
+    """Not acknowledged unless it is the guest's: whatever the host has to take stays pending for it."""
+    vcpu = context.vcpu
+    if vcpu is None:
+        return context
+    intid = sysreg.ICC_HPPIR1_EL1
+    if intid == PPI_VIRT:
+        timer.interrupt(vcpu)
+        return resume(vcpu)
+    if intid == kick.PPI_MAINTENANCE:
+        vgic.maintenance(vcpu)
+        return resume(vcpu)
+    return interrupted(vcpu)
+
+
+@export
+def lower_fiq(context: Context) -> Context:
+    """A kick (core/kick.py): some other CPU made an interrupt pending for the guest that runs here."""
+    vcpu = context.vcpu
+    if vcpu is None:
+        return context
+    intid = sysreg.ICC_IAR0_EL1
+    if intid == kick.SGI:
+        sysreg.ICC_EOIR0_EL1 = intid
+        sysreg.ICC_DIR_EL1 = intid  # EOImode = 1 while a guest runs
+    return resume(vcpu)
+
+
+@export
+def lower_serror(context: Context) -> Context:
+    """AMO routes a guest's SError here; it gets it back as a virtual one (DDI 0487 D1.3.6)."""
+    vcpu = context.vcpu
+    if vcpu is None:
+        return context
+    sysreg.HCR_EL2 = world.GUEST_HCR.replace(VSE=1)
+    return resume(vcpu)
+
+
+@inline
+def resume(vcpu: Vcpu) -> Context:
+    if vcpu.gic.dirty != 0:
+        vgic.flush(vcpu)
+    return vcpu.context
+
+
+def leave(vcpu: Vcpu) -> Context:
+    """To the host with the exit reason that a handler left in `vcpu.exit`."""
+    cpu = vcpu.context.cpu
+    context = cpu.host
+    world.leave(cpu, vcpu)
+    exits.publish(vcpu)
+    context.x[0] = 0
+    context.x[1] = vcpu.exit
+    if cpu.by_doorbell != 0:
+        sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
+    store_release(vcpu.running, 0)
+    return context
+
+
+def interrupted(vcpu: Vcpu) -> Context:
+    """To the host for a physical interrupt.  Through the doorbell the store is simply executed again afterwards."""
+    cpu = vcpu.context.cpu
+    if cpu.by_doorbell == 0:
+        vcpu.exit = ExitReason.IRQ
+        return leave(vcpu)
+    world.leave(cpu, vcpu)
+    store_release(vcpu.running, 0)
+    return cpu.host

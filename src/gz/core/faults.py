@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stage-2 faults of a guest: memory to be supplied, our own devices, the VMM's devices, or nothing at all."""
+
+from __future__ import annotations
+
+import gz.core.exits as exits
+import gz.core.inject as inject
+import gz.core.slots as slots
+import gz.core.vgic as vgic
+from gz.arm64.registers import HPFAR_EL2
+from gz.arm64.syndrome import ESR_EL2, DataAbort, FaultStatus
+from gz.arm64.sysreg import sysreg
+from gz.bits import Ipa, u32, u64
+from gz.core.outcome import Outcome
+from gz.core.vcpu import Vcpu
+from gz.metal import cold, inline
+
+_PAGE_OFFSET = 0xFFF
+_ZERO_REGISTER = 31
+
+
+def data(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    abort = DataAbort(esr.ISS)
+    far = sysreg.FAR_EL2
+    kind = FaultStatus(abort.DFSC).KIND
+    if kind != FaultStatus.TRANSLATION:
+        return _not_translation(vcpu, esr, abort.DFSC, far)
+    page = HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12
+    ipa = Ipa(page | far & _PAGE_OFFSET)
+    if abort.S1PTW != 0:
+        return _memory(vcpu, esr, Ipa(page), far)
+    if abort.ISV == 0:
+        return _without_syndrome(vcpu, esr, ipa, far)
+    register = abort.SRT
+    size: u32 = u32(1) << u32(abort.SAS)
+    if vgic.contains(vcpu.vm, ipa):
+        value: u64 = 0
+        if register != _ZERO_REGISTER:
+            value = vcpu.context.x[register]
+        result = vgic.access(vcpu, ipa, size, abort.WnR != 0, value)
+        if abort.WnR == 0:
+            load(vcpu, u32(register), size, abort.SSE != 0, abort.SF != 0, result)
+        return Outcome.SKIP
+    if slots.find(vcpu.vm, ipa) is not None:
+        return exits.page_fault(vcpu, ipa)
+    access = vcpu.access
+    access.is_write = u32(abort.WnR)
+    access.size = size
+    access.register = u32(register)
+    access.sign_extend = u32(abort.SSE)
+    access.is_64bit = u32(abort.SF)
+    access.address = ipa
+    access.active = 1
+    return exits.mmio(vcpu)
+
+
+def instruction(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    far = sysreg.FAR_EL2
+    status = DataAbort(esr.ISS).DFSC
+    if FaultStatus(status).KIND != FaultStatus.TRANSLATION:
+        return _not_translation(vcpu, esr, status, far)
+    page = HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12
+    return _memory(vcpu, esr, Ipa(page | far & _PAGE_OFFSET), far)
+
+
+@inline
+def load(vcpu: Vcpu, register: u32, size: u32, sign_extend: bool, is_64bit: bool, value: u64) -> None:
+    """`value` as a load of `size` bytes leaves it in the register (DDI 0487, LDR*, LDRS*)."""
+    if register == _ZERO_REGISTER:
+        return
+    unused = 64 - 8 * u64(size)
+    result = (value << unused) >> unused
+    if sign_extend:
+        sign = u64(1) << (8 * u64(size) - 1)
+        result = (result ^ sign) - sign
+    if not is_64bit:
+        result &= 0xFFFF_FFFF
+    vcpu.context.x[register] = result
+
+
+@inline
+def _memory(vcpu: Vcpu, esr: ESR_EL2, ipa: Ipa, far: u64) -> Outcome:
+    """Only memory will do here: a fetch or a translation table walk."""
+    if slots.find(vcpu.vm, ipa) is not None:
+        return exits.page_fault(vcpu, ipa)
+    inject.abort(esr, far)
+    return Outcome.RESUME
+
+
+@cold
+def _without_syndrome(vcpu: Vcpu, esr: ESR_EL2, ipa: Ipa, far: u64) -> Outcome:
+    """Pairs, write-back and vector accesses, cache maintenance: fine on memory, refused on devices."""
+    if slots.find(vcpu.vm, ipa) is not None:
+        return exits.page_fault(vcpu, ipa)
+    if DataAbort(esr.ISS).CM != 0:
+        return Outcome.SKIP
+    inject.abort(esr, far)
+    return Outcome.RESUME
+
+
+@cold
+def _not_translation(vcpu: Vcpu, esr: ESR_EL2, status: u64, far: u64) -> Outcome:
+    """Access flag faults can't be (every entry has AF); a permission fault or an external abort is the guest's own."""
+    inject.abort(esr, far)
+    return Outcome.RESUME

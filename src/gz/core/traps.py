@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's synchronous exceptions by class (DDI 0487, ESR_EL2.EC); what is not listed is an undefined instruction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gz.core.faults as faults
+import gz.core.guest_calls as guest_calls
+import gz.core.sysregs as sysregs
+import gz.core.vgic as vgic
+import gz.core.world as world
+from gz.abi.exits import ExitReason
+from gz.arm64.syndrome import ESR_EL2, ExceptionClass
+from gz.arm64.sysreg import sysreg
+from gz.bits import function_table
+from gz.core.outcome import Outcome
+from gz.core.vcpu import Vcpu
+
+Handler = Callable[[Vcpu, ESR_EL2], Outcome]
+
+_WFE = 1  # ISS.TI
+
+
+def undefined(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    return Outcome.UNDEFINED
+
+
+def wait(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    """WFI: the host schedules something else unless an interrupt can be taken now."""
+    if esr.ISS & _WFE != 0 or vgic.deliverable(vcpu):
+        return Outcome.SKIP
+    vcpu.idle = 1
+    sysreg.ELR_EL2 = sysreg.ELR_EL2 + 4
+    return vgic.leave_idle(vcpu)
+
+
+def hypercall(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    return guest_calls.call(vcpu)  # ELR_EL2 is behind an HVC already
+
+
+def secure_call(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    """A trapped SMC: the same services as HVC, nothing reaches EL3; ELR_EL2 is still at it."""
+    outcome = guest_calls.call(vcpu)
+    if outcome == Outcome.RESUME:
+        return Outcome.SKIP
+    if outcome == Outcome.LEAVE:
+        sysreg.ELR_EL2 = sysreg.ELR_EL2 + 4
+    return outcome
+
+
+def system_register(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    return sysregs.access(vcpu, esr.ISS)
+
+
+def floating_point(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    world.load_fp(vcpu)
+    return Outcome.RESUME
+
+
+_ROWS: dict[ExceptionClass, Handler] = {
+    ExceptionClass.WFX: wait,
+    ExceptionClass.FP_SIMD: floating_point,
+    ExceptionClass.HVC64: hypercall,
+    ExceptionClass.SMC64: secure_call,
+    ExceptionClass.SYSREG: system_register,
+    ExceptionClass.INSTRUCTION_ABORT_LOWER: faults.instruction,
+    ExceptionClass.DATA_ABORT_LOWER: faults.data,
+}
+
+TRAPS = function_table(Handler, [_ROWS.get(ec, undefined) for ec in range(64)])

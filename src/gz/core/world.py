@@ -1,0 +1,117 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Switching a CPU between two worlds.  What only one of them uses stays where it is."""
+
+from __future__ import annotations
+
+import gz.core.kick as kick
+import gz.core.list_registers as list_registers
+import gz.core.timer as timer
+from gz.arm64.insn import isb
+from gz.arm64.registers import CPTR_EL2, HCR_EL2, MDCR_EL2, TCR_EL1
+from gz.arm64.sysreg import SysRegs, read, sysreg, write
+from gz.bits import u64
+from gz.core.context import EL1_REGISTERS, Context
+from gz.core.cpu import Cpu
+from gz.core.vcpu import Vcpu
+from gz.core.vectors import fp_load, fp_save, sve_load, sve_save
+from gz.metal import cold, inline, unroll
+
+#: HCR_EL2 of a guest: stage 2 on, interrupts to EL2, identification and implementation registers trapped.
+GUEST_HCR = HCR_EL2(
+    VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, FB=1, BSU=1, TWI=1, TID3=1, TSC=1, TIDCP=1, TACR=1, TSW=1, RW=1
+)
+#: FP/SIMD trapped until first use; SVE, SME, trace and activity monitors never offered.
+GUEST_CPTR = CPTR_EL2(RES1=0x22FF, TFP=1, TZ=1, TSM=1, TTA=1, TAM=1)
+#: Debug and performance monitors: every access traps.
+GUEST_MDCR = MDCR_EL2(TDE=0, TDA=1, TDOSA=1, TDRA=1, TPM=1, TPMCR=1, TTRF=1, TPMS=1)
+
+_SWITCHED = tuple(register for register in EL1_REGISTERS if register is not SysRegs.TCR_EL1)
+_WALKS_OFF = TCR_EL1(EPD0=1, EPD1=1)
+_TCR = EL1_REGISTERS.index(SysRegs.TCR_EL1)
+
+
+@inline
+def _save(context: Context) -> None:
+    context.elr = sysreg.ELR_EL2
+    context.spsr = sysreg.SPSR_EL2
+    for i, register in unroll(tuple(enumerate(EL1_REGISTERS))):
+        context.el1[i] = read(register)
+
+
+@inline
+def _load(context: Context) -> None:
+    """Walks are off while EL1's and stage 2's registers belong to different worlds: Cortex errata 1319367, 1165522."""
+    sysreg.TCR_EL1 = _WALKS_OFF
+    isb()
+    for i, register in unroll(tuple((EL1_REGISTERS.index(r), r) for r in _SWITCHED)):
+        write(register, context.el1[i])
+    sysreg.VTTBR_EL2 = context.vttbr
+    sysreg.HCR_EL2 = context.hcr
+    sysreg.VMPIDR_EL2 = context.vmpidr
+    sysreg.MDCR_EL2 = context.mdcr
+    sysreg.CPTR_EL2 = context.cptr
+    sysreg.ELR_EL2 = context.elr
+    sysreg.SPSR_EL2 = context.spsr
+    isb()
+    sysreg.TCR_EL1 = context.el1[_TCR]
+
+
+@inline
+def enter(cpu: Cpu, vcpu: Vcpu) -> None:
+    """From the host to `vcpu`, whose context becomes the one to resume."""
+    if cpu.kick_ready == 0:
+        kick.prepare(cpu)
+    context = vcpu.context
+    context.cpu = cpu
+    _save(cpu.host)
+    timer.load(vcpu)
+    list_registers.load(vcpu)
+    _load(context)
+    cpu.running = vcpu
+
+
+@inline
+def leave(cpu: Cpu, vcpu: Vcpu) -> None:
+    """From `vcpu` back to the host."""
+    context = vcpu.context
+    if context.fp_live != 0:
+        _unload_fp(cpu, context)
+    _save(context)
+    list_registers.save(vcpu)
+    timer.save(vcpu)
+    _load(cpu.host)
+    cpu.running = None
+
+
+def load_fp(vcpu: Vcpu) -> None:
+    """The guest's first FP/SIMD instruction since it was entered: its registers take the host's place."""
+    context = vcpu.context
+    cpu = context.cpu
+    sysreg.CPTR_EL2 = cpu.host.cptr
+    isb()
+    if cpu.sve_state != 0:
+        sve_save(cpu.sve_state)
+    fp_save(cpu.host.fp)
+    fp_load(context.fp)
+    context.fp_live = 1
+    sysreg.CPTR_EL2 = GUEST_CPTR.replace(TFP=0)
+
+
+@cold
+def _unload_fp(cpu: Cpu, context: Context) -> None:
+    sysreg.CPTR_EL2 = cpu.host.cptr
+    isb()
+    fp_save(context.fp)
+    fp_load(cpu.host.fp)
+    if cpu.sve_state != 0:
+        sve_load(cpu.sve_state)
+    context.fp_live = 0
+
+
+def prepare(context: Context, vmid_table: u64, vmpidr: u64) -> None:
+    """What EL2 decides about a guest's context; the rest is the guest's own."""
+    context.hcr = GUEST_HCR
+    context.cptr = GUEST_CPTR
+    context.mdcr = GUEST_MDCR
+    context.vttbr = vmid_table
+    context.vmpidr = vmpidr
