@@ -3,8 +3,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gz.arm64.sysreg import SysRegs
 from gz.bits import Array, Ptr, Struct, array, u32, u64
+
+if TYPE_CHECKING:
+    from gz.core.cpu import Cpu
+    from gz.core.vcpu import Vcpu
 
 #: EL0/EL1 registers that both worlds use and that are switched each time.
 EL1_REGISTERS = (

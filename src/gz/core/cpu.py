@@ -3,10 +3,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from gz.arm64.sysreg import sysreg
 from gz.bits import Array, Ptr, Struct, Va, storage, u32, u64
 from gz.core.context import Context
 from gz.metal import inline, view
+
+if TYPE_CHECKING:
+    from gz.core.vcpu import Vcpu
 
 CPU_COUNT_MAX = 8
 
@@ -18,6 +23,7 @@ class Cpu(Struct, align=64):
     mpidr: u64  # affinity bits only
     redistributor: Va  # this CPU's RD_base frame, SGI_base follows at 0x10000
     running: Ptr[Vcpu] | None
+    sve_state: u64  # where world.load_fp keeps the host's SVE state; 0: the CPU has no SVE
     by_doorbell: u32  # the RUN in progress came from a store: on an interrupt the store stays un-retired
     kick_ready: u32  # SGI 15 has been put into Group 0 on this CPU
     entry: u64  # PSCI CPU_ON: where the host starts on this CPU, and its x0

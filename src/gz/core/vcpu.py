@@ -4,25 +4,15 @@
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
 
-import gz.core.enter as enter
-import gz.core.exits as exits
-import gz.core.frames as frames
-import gz.core.memory as memory
-import gz.core.stage2 as stage2
-import gz.core.timer as timer
-import gz.core.vgic as vgic
-import gz.core.world as world
-from gz.abi.errors import Error
-from gz.abi.exits import ExitReason
-from gz.abi.registers import CLASS_CORE, BOOT_PSTATE, CoreFrame, RegisterId
-from gz.arm64.sysreg import SysRegs
-from gz.bits import Ipa, Pa, Ptr, Struct, i64, sizeof, u32, u64
-from gz.core.context import EL1_REGISTERS, Context
-from gz.core.outcome import Outcome
+from gz.bits import Ipa, Pa, Ptr, Struct, u32, u64
+from gz.core.context import Context
 from gz.core.timer import VcpuTimer
 from gz.core.vgic import VcpuGic
-from gz.metal import compare_exchange, inline, load_acquire, store_release, view
+
+if TYPE_CHECKING:
+    from gz.core.vm import Vm
 
 
 class Power(IntEnum):
@@ -51,8 +41,7 @@ class Vcpu(Struct, align=4096):
     index: u32
     created: u32
     power: u32  # Power; changed by compare_exchange
-    running: u32  # 1 while a CPU has it; taken by compare_exchange, two RUNs at once are refused
-    cpu_index: u32  # where it runs (valid while running)
+    running: u32  # index + 1 of the CPU that has it, 0: none; taken by compare_exchange, a second RUN is refused
     idle: u32  # the last exit was a WFI
     started: u32  # has run at least once
     exit: u64  # exit reason for the host once a handler answered Outcome.LEAVE

@@ -20,6 +20,7 @@ class Vm(Struct, align=64):
     used: u32
     vmid: u32  # handle and VMID: 1…
     quirks: u32
+    reset_pending: u32  # the guest asked for SYSTEM_RESET; the next write of vCPU 0's PC carries it out
     capabilities: u32
     mailbox: Pa  # block demand paging (capability 0x9201), 0: single pages
     stage2: Stage2

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vCPU's life: created parked or runnable, powered by PSCI, reset, destroyed."""
+
+from __future__ import annotations
+
+import gz.core.frames as frames
+import gz.core.memory as memory
+import gz.core.stage2 as stage2
+import gz.core.timer as timer
+import gz.core.vgic as vgic
+import gz.core.world as world
+from gz.abi.errors import Error
+from gz.abi.registers import BOOT_PSTATE
+from gz.arm64.sysreg import SysRegs
+from gz.bits import Pa, i64, u32, u64
+from gz.core.context import EL1_REGISTERS
+from gz.core.vcpu import Power, Vcpu
+from gz.core.vm import VCPU_COUNT_MAX, Vm
+from gz.metal import address, compare_exchange, inline, load_acquire, store_release, view
+
+VCPU_FRAMES = (Vcpu.size + 4095) // 4096
+
+_SCTLR = EL1_REGISTERS.index(SysRegs.SCTLR_EL1)
+_SCTLR_RESET = 0x30D0_0980  # RES1 bits alone: MMU, caches and alignment checks off
+_MPIDR_RES1 = 1 << 31
+
+
+@inline
+def affinity(index: u32) -> u64:
+    """MPIDR_EL1's affinity of a vCPU: what both public clients write into their device trees (gzvm ABI 4.6)."""
+    return u64(index & 15) | u64(index >> 4) << 8
+
+
+def create(vm: Vm, index: u32, run_page: Pa) -> i64:
+    """The VM's lock is held; the caller has checked `run_page` and that the index is free."""
+    if index >= VCPU_COUNT_MAX or vm.vcpus[index] is not None:
+        return Error.INVALID_ARGS
+    frame = frames.allocate_run(VCPU_FRAMES)
+    if frame == 0:
+        return Error.NO_MEMORY
+    vcpu = view(Vcpu, memory.va(frame))
+    vcpu.vm = vm
+    vcpu.index = index
+    vcpu.run_page = run_page
+    vcpu.context.vcpu = vcpu
+    world.prepare(vcpu.context, stage2.vttbr(vm.stage2), affinity(index) | _MPIDR_RES1)
+    vcpu.created = 1
+    vgic.reset_vcpu(vcpu)
+    timer.reset(vcpu)
+    reset(vcpu, 0, 0)
+    vcpu.power = Power.ON if index == 0 else Power.OFF
+    vm.frame_count += VCPU_FRAMES
+    vm.vcpu_count += 1
+    vm.vcpus[index] = vcpu
+    return Error.NO_ERROR
+
+
+def destroy(vm: Vm, index: u32) -> i64:
+    """The VM's lock is held.  A vCPU that runs is not torn from under its CPU."""
+    if index >= VCPU_COUNT_MAX:
+        return Error.INVALID_ARGS
+    vcpu = vm.vcpus[index]
+    if vcpu is None:
+        return Error.INVALID_ARGS
+    if compare_exchange(vcpu.running, 0, ~u32(0)) != 0:
+        return Error.BUSY
+    vm.vcpus[index] = None
+    vm.vcpu_count -= 1
+    vm.frame_count -= VCPU_FRAMES
+    frames.free_run(memory.pa(address(vcpu)), VCPU_FRAMES)
+    return Error.NO_ERROR
+
+
+def reset(vcpu: Vcpu, entry: u64, x0: u64) -> None:
+    """Architectural reset into EL1h with interrupts masked, MMU and caches off (DEN0022 6.4)."""
+    context = vcpu.context
+    for i in range(31):
+        context.x[i] = 0
+    for i in range(len(EL1_REGISTERS)):
+        context.el1[i] = 0
+    context.el1[_SCTLR] = _SCTLR_RESET
+    for i in range(64):
+        context.fp.v[i] = 0
+    context.fp.fpsr = 0
+    context.fp.fpcr = 0
+    context.x[0] = x0
+    context.elr = entry
+    context.spsr = BOOT_PSTATE
+    context.hcr = world.GUEST_HCR
+    vcpu.idle = 0
+    vcpu.access.active = 0
+
+
+def power_up(vcpu: Vcpu) -> bool:
+    """Take up a CPU_ON that another vCPU made; False: still off."""
+    if load_acquire(vcpu.power) != Power.ON_PENDING:
+        return False
+    reset(vcpu, vcpu.entry, vcpu.entry_context)
+    timer.reset(vcpu)
+    store_release(vcpu.power, Power.ON)
+    return True
+
+
+def reset_all(vm: Vm) -> None:
+    """After a guest's SYSTEM_RESET: vCPU 0 waits for its registers, the others for CPU_ON."""
+    for i in range(VCPU_COUNT_MAX):
+        vcpu = vm.vcpus[i]
+        if vcpu is not None:
+            reset(vcpu, 0, 0)
+            timer.reset(vcpu)
+            vcpu.power = Power.ON if i == 0 else Power.OFF
+    vgic.reset(vm)
