@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import bisect
+import itertools
 import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -127,15 +128,19 @@ def functions(elf: ELFFile) -> dict[str, Function]:
         start, end = section["sh_addr"], section["sh_addr"] + section["sh_size"]
         starts = sorted({start, *(address for address in names if start <= address < end)})
         for low, high in zip(starts, [*starts[1:], end], strict=True):
-            name = names.get(low, section.name)
+            name = names.get(low, str(section.name))
             function = Function(name, low, high, compiled=low in frames, frame=frames.get(low, 0))
             found[function.name] = function
-        _disassemble(section, starts, [names.get(low, section.name) for low in starts], data, found)
+        _disassemble(section, starts, [names.get(low, str(section.name)) for low in starts], data, found)
     return found
 
 
 def _disassemble(
-    section: Section, starts: list[int], names: list[str], data: Mapping[int, bool], found: dict[str, Function]
+    section: Section,
+    starts: list[int],
+    names: list[str],
+    data: Mapping[int, bool],
+    found: dict[str, Function],
 ) -> None:
     decoder = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN)
     base, code = section["sh_addr"], section.data()
@@ -143,13 +148,15 @@ def _disassemble(
     edges = [base, *(mark for mark in marks if mark > base), base + len(code)]
     position = -1
     falls_from: str | None = None
-    for low, high in zip(edges, edges[1:], strict=False):
+    for low, high in itertools.pairwise(edges):
         if data.get(low, False):
             falls_from = None
             continue
         offset = low
         while offset < high:
-            for address, _, mnemonic, operands in decoder.disasm_lite(code[offset - base : high - base], offset):
+            for address, _, mnemonic, operands in decoder.disasm_lite(
+                code[offset - base : high - base], offset
+            ):
                 offset = address + 4
                 if (index := bisect.bisect_right(starts, address) - 1) != position:
                     position = index

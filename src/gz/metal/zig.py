@@ -44,6 +44,7 @@ def run(tool: str, arguments: Sequence[str], directory: Path) -> None:
     try:
         done = subprocess.run(
             [zig(), tool, *arguments],
+            check=False,
             cwd=directory,
             env=environment,
             stdin=subprocess.DEVNULL,
