@@ -1,0 +1,80 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Power State Coordination Interface 1.1 (DEN0022)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+from gz.bits import enumeration, i64
+
+VERSION_0_2 = 0x0000_0002
+VERSION_1_0 = 0x0001_0000
+VERSION_1_1 = 0x0001_0001
+
+SMC64_BIT = 1 << 30
+
+
+class Psci(IntEnum):
+    """Function ids; where an SMC64 form exists it is the id with bit 30 set."""
+
+    VERSION = 0x8400_0000
+    CPU_SUSPEND = 0x8400_0001
+    CPU_OFF = 0x8400_0002
+    CPU_ON = 0x8400_0003
+    AFFINITY_INFO = 0x8400_0004
+    MIGRATE = 0x8400_0005
+    MIGRATE_INFO_TYPE = 0x8400_0006
+    MIGRATE_INFO_UP_CPU = 0x8400_0007
+    SYSTEM_OFF = 0x8400_0008
+    SYSTEM_RESET = 0x8400_0009
+    FEATURES = 0x8400_000A
+    CPU_FREEZE = 0x8400_000B
+    CPU_DEFAULT_SUSPEND = 0x8400_000C
+    NODE_HW_STATE = 0x8400_000D
+    SYSTEM_SUSPEND = 0x8400_000E
+    SET_SUSPEND_MODE = 0x8400_000F
+    STAT_RESIDENCY = 0x8400_0010
+    STAT_COUNT = 0x8400_0011
+    SYSTEM_RESET2 = 0x8400_0012
+    MEM_PROTECT = 0x8400_0013
+    MEM_PROTECT_CHECK_RANGE = 0x8400_0014
+    CPU_SUSPEND_64 = 0xC400_0001
+    CPU_ON_64 = 0xC400_0003
+    AFFINITY_INFO_64 = 0xC400_0004
+    MIGRATE_64 = 0xC400_0005
+    MIGRATE_INFO_UP_CPU_64 = 0xC400_0007
+    CPU_DEFAULT_SUSPEND_64 = 0xC400_000C
+    NODE_HW_STATE_64 = 0xC400_000D
+    SYSTEM_SUSPEND_64 = 0xC400_000E
+    STAT_RESIDENCY_64 = 0xC400_0010
+    STAT_COUNT_64 = 0xC400_0011
+    SYSTEM_RESET2_64 = 0xC400_0012
+    MEM_PROTECT_CHECK_RANGE_64 = 0xC400_0014
+
+
+PSCI_LAST = 0x1F
+"""Highest function number (bits 15:0) that belongs to PSCI."""
+
+
+@enumeration(i64)
+class PsciStatus(IntEnum):
+    SUCCESS = 0
+    NOT_SUPPORTED = -1
+    INVALID_PARAMETERS = -2
+    DENIED = -3
+    ALREADY_ON = -4
+    ON_PENDING = -5
+    INTERNAL_FAILURE = -6
+    NOT_PRESENT = -7
+    DISABLED = -8
+    INVALID_ADDRESS = -9
+
+
+class AffinityState(IntEnum):
+    ON = 0
+    OFF = 1
+    ON_PENDING = 2
+
+
+NO_TRUSTED_OS = 2
+"""MIGRATE_INFO_TYPE: nothing to migrate."""
