@@ -32,4 +32,3 @@ class DeviceRequest(Struct):
 DISTRIBUTOR_SIZE = 0x1_0000
 REDISTRIBUTOR_SIZE = 0x2_0000
 """One redistributor: RD and SGI frame. Requests name one; vCPU n has its own at base + n times this."""
-

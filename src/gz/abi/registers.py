@@ -48,9 +48,7 @@ class CoreFrame(Struct):
 
 def core_register(offset: int, size: int = 8) -> int:
     """The id of the core register at a byte offset of :class:`CoreFrame`; size in bytes."""
-    return int(
-        RegisterId(ARCH=ARCHITECTURE, SIZE=size.bit_length() - 1, CLASS=CLASS_CORE, INDEX=offset // 4)
-    )
+    return int(RegisterId(ARCH=ARCHITECTURE, SIZE=size.bit_length() - 1, CLASS=CLASS_CORE, INDEX=offset // 4))
 
 
 def system_register(op0: int, op1: int, crn: int, crm: int, op2: int) -> int:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gz.arm64.encoding import SysReg
+from gz.bits import SysReg
 
 
 class DebugRegisters:
@@ -12,18 +12,18 @@ class DebugRegisters:
     MDSCR_EL1 = SysReg(2, 0, 0, 2, 2)
     OSDTRTX_EL1 = SysReg(2, 0, 0, 3, 2)
     OSECCR_EL1 = SysReg(2, 0, 0, 6, 2)
-    MDRAR_EL1 = SysReg(2, 0, 1, 0, 0, "RO")
-    OSLAR_EL1 = SysReg(2, 0, 1, 0, 4, "WO")
-    OSLSR_EL1 = SysReg(2, 0, 1, 1, 4, "RO")
+    MDRAR_EL1 = SysReg(2, 0, 1, 0, 0, "ro")
+    OSLAR_EL1 = SysReg(2, 0, 1, 0, 4, "wo")
+    OSLSR_EL1 = SysReg(2, 0, 1, 1, 4, "ro")
     OSDLR_EL1 = SysReg(2, 0, 1, 3, 4)
     DBGPRCR_EL1 = SysReg(2, 0, 1, 4, 4)
     DBGCLAIMSET_EL1 = SysReg(2, 0, 7, 8, 6)
     DBGCLAIMCLR_EL1 = SysReg(2, 0, 7, 9, 6)
-    DBGAUTHSTATUS_EL1 = SysReg(2, 0, 7, 14, 6, "RO")
-    MDCCSR_EL0 = SysReg(2, 3, 0, 1, 0, "RO")
+    DBGAUTHSTATUS_EL1 = SysReg(2, 0, 7, 14, 6, "ro")
+    MDCCSR_EL0 = SysReg(2, 3, 0, 1, 0, "ro")
     DBGDTR_EL0 = SysReg(2, 3, 0, 4, 0)
-    DBGDTRRX_EL0 = SysReg(2, 3, 0, 5, 0, "RO")
-    DBGDTRTX_EL0 = SysReg(2, 3, 0, 5, 0, "WO")
+    DBGDTRRX_EL0 = SysReg(2, 3, 0, 5, 0, "ro")
+    DBGDTRTX_EL0 = SysReg(2, 3, 0, 5, 0, "wo")
     DBGVCR32_EL2 = SysReg(2, 4, 0, 7, 0)
     DSPSR_EL0 = SysReg(3, 3, 4, 5, 0)
     DLR_EL0 = SysReg(3, 3, 4, 5, 1)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gz.arm64.encoding import SysReg
+from gz.bits import SysReg
 
 
 class El1Registers:
@@ -37,7 +37,7 @@ class El1Registers:
     ELR_EL1 = SysReg(3, 0, 4, 0, 1)
     SP_EL0 = SysReg(3, 0, 4, 1, 0)
     SPSel = SysReg(3, 0, 4, 2, 0)
-    CurrentEL = SysReg(3, 0, 4, 2, 2, "RO")
+    CurrentEL = SysReg(3, 0, 4, 2, 2, "ro")
     PAN = SysReg(3, 0, 4, 2, 3)
     UAO = SysReg(3, 0, 4, 2, 4)
     ALLINT = SysReg(3, 0, 4, 3, 0)
@@ -45,9 +45,9 @@ class El1Registers:
     AFSR0_EL1 = SysReg(3, 0, 5, 1, 0)
     AFSR1_EL1 = SysReg(3, 0, 5, 1, 1)
     ESR_EL1 = SysReg(3, 0, 5, 2, 0)
-    ERRIDR_EL1 = SysReg(3, 0, 5, 3, 0, "RO")
+    ERRIDR_EL1 = SysReg(3, 0, 5, 3, 0, "ro")
     ERRSELR_EL1 = SysReg(3, 0, 5, 3, 1)
-    ERXFR_EL1 = SysReg(3, 0, 5, 4, 0, "RO")
+    ERXFR_EL1 = SysReg(3, 0, 5, 4, 0, "ro")
     ERXCTLR_EL1 = SysReg(3, 0, 5, 4, 1)
     ERXSTATUS_EL1 = SysReg(3, 0, 5, 4, 2)
     ERXADDR_EL1 = SysReg(3, 0, 5, 4, 3)
@@ -68,23 +68,23 @@ class El1Registers:
     LOREA_EL1 = SysReg(3, 0, 10, 4, 1)
     LORN_EL1 = SysReg(3, 0, 10, 4, 2)
     LORC_EL1 = SysReg(3, 0, 10, 4, 3)
-    MPAMIDR_EL1 = SysReg(3, 0, 10, 4, 4, "RO")
-    LORID_EL1 = SysReg(3, 0, 10, 4, 7, "RO")
+    MPAMIDR_EL1 = SysReg(3, 0, 10, 4, 4, "ro")
+    LORID_EL1 = SysReg(3, 0, 10, 4, 7, "ro")
     MPAM1_EL1 = SysReg(3, 0, 10, 5, 0)
     MPAM0_EL1 = SysReg(3, 0, 10, 5, 1)
 
     VBAR_EL1 = SysReg(3, 0, 12, 0, 0)
-    RVBAR_EL1 = SysReg(3, 0, 12, 0, 1, "RO")
+    RVBAR_EL1 = SysReg(3, 0, 12, 0, 1, "ro")
     RMR_EL1 = SysReg(3, 0, 12, 0, 2)
-    ISR_EL1 = SysReg(3, 0, 12, 1, 0, "RO")
+    ISR_EL1 = SysReg(3, 0, 12, 1, 0, "ro")
     DISR_EL1 = SysReg(3, 0, 12, 1, 1)
     CONTEXTIDR_EL1 = SysReg(3, 0, 13, 0, 1)
     TPIDR_EL1 = SysReg(3, 0, 13, 0, 4)
     SCXTNUM_EL1 = SysReg(3, 0, 13, 0, 7)
     CNTKCTL_EL1 = SysReg(3, 0, 14, 1, 0)
 
-    RNDR = SysReg(3, 3, 2, 4, 0, "RO")
-    RNDRRS = SysReg(3, 3, 2, 4, 1, "RO")
+    RNDR = SysReg(3, 3, 2, 4, 0, "ro")
+    RNDRRS = SysReg(3, 3, 2, 4, 1, "ro")
     NZCV = SysReg(3, 3, 4, 2, 0)
     DAIF = SysReg(3, 3, 4, 2, 1)
     SVCR = SysReg(3, 3, 4, 2, 2)
@@ -99,8 +99,8 @@ class El1Registers:
     SCXTNUM_EL0 = SysReg(3, 3, 13, 0, 7)
 
     AMCR_EL0 = SysReg(3, 3, 13, 2, 0)
-    AMCFGR_EL0 = SysReg(3, 3, 13, 2, 1, "RO")
-    AMCGCR_EL0 = SysReg(3, 3, 13, 2, 2, "RO")
+    AMCFGR_EL0 = SysReg(3, 3, 13, 2, 1, "ro")
+    AMCGCR_EL0 = SysReg(3, 3, 13, 2, 2, "ro")
     AMUSERENR_EL0 = SysReg(3, 3, 13, 2, 3)
     AMCNTENCLR0_EL0 = SysReg(3, 3, 13, 2, 4)
     AMCNTENSET0_EL0 = SysReg(3, 3, 13, 2, 5)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gz.arm64.encoding import SysReg
+from gz.bits import SysReg
 
 
 class El2Registers:
@@ -75,7 +75,7 @@ class El2Registers:
     MPAMVPM0_EL2 = SysReg(3, 4, 10, 6, 0)
 
     VBAR_EL2 = SysReg(3, 4, 12, 0, 0)
-    RVBAR_EL2 = SysReg(3, 4, 12, 0, 1, "RO")
+    RVBAR_EL2 = SysReg(3, 4, 12, 0, 1, "ro")
     RMR_EL2 = SysReg(3, 4, 12, 0, 2)
     VDISR_EL2 = SysReg(3, 4, 12, 1, 1)
     CONTEXTIDR_EL2 = SysReg(3, 4, 13, 0, 1)

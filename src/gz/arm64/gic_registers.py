@@ -6,14 +6,14 @@ At EL1 with HCR_EL2.IMO or FMO set the same encodings reach the virtual interfac
 
 from __future__ import annotations
 
-from gz.arm64.encoding import SysReg
+from gz.bits import SysReg
 
 
 class GicRegisters:
     ICC_PMR_EL1 = SysReg(3, 0, 4, 6, 0)
-    ICC_IAR0_EL1 = SysReg(3, 0, 12, 8, 0, "RO")
-    ICC_EOIR0_EL1 = SysReg(3, 0, 12, 8, 1, "WO")
-    ICC_HPPIR0_EL1 = SysReg(3, 0, 12, 8, 2, "RO")
+    ICC_IAR0_EL1 = SysReg(3, 0, 12, 8, 0, "ro")
+    ICC_EOIR0_EL1 = SysReg(3, 0, 12, 8, 1, "wo")
+    ICC_HPPIR0_EL1 = SysReg(3, 0, 12, 8, 2, "ro")
     ICC_BPR0_EL1 = SysReg(3, 0, 12, 8, 3)
     ICC_AP0R0_EL1 = SysReg(3, 0, 12, 8, 4)
     ICC_AP0R1_EL1 = SysReg(3, 0, 12, 8, 5)
@@ -23,15 +23,15 @@ class GicRegisters:
     ICC_AP1R1_EL1 = SysReg(3, 0, 12, 9, 1)
     ICC_AP1R2_EL1 = SysReg(3, 0, 12, 9, 2)
     ICC_AP1R3_EL1 = SysReg(3, 0, 12, 9, 3)
-    ICC_NMIAR1_EL1 = SysReg(3, 0, 12, 9, 5, "RO")
-    ICC_DIR_EL1 = SysReg(3, 0, 12, 11, 1, "WO")
-    ICC_RPR_EL1 = SysReg(3, 0, 12, 11, 3, "RO")
-    ICC_SGI1R_EL1 = SysReg(3, 0, 12, 11, 5, "WO")
-    ICC_ASGI1R_EL1 = SysReg(3, 0, 12, 11, 6, "WO")
-    ICC_SGI0R_EL1 = SysReg(3, 0, 12, 11, 7, "WO")
-    ICC_IAR1_EL1 = SysReg(3, 0, 12, 12, 0, "RO")
-    ICC_EOIR1_EL1 = SysReg(3, 0, 12, 12, 1, "WO")
-    ICC_HPPIR1_EL1 = SysReg(3, 0, 12, 12, 2, "RO")
+    ICC_NMIAR1_EL1 = SysReg(3, 0, 12, 9, 5, "ro")
+    ICC_DIR_EL1 = SysReg(3, 0, 12, 11, 1, "wo")
+    ICC_RPR_EL1 = SysReg(3, 0, 12, 11, 3, "ro")
+    ICC_SGI1R_EL1 = SysReg(3, 0, 12, 11, 5, "wo")
+    ICC_ASGI1R_EL1 = SysReg(3, 0, 12, 11, 6, "wo")
+    ICC_SGI0R_EL1 = SysReg(3, 0, 12, 11, 7, "wo")
+    ICC_IAR1_EL1 = SysReg(3, 0, 12, 12, 0, "ro")
+    ICC_EOIR1_EL1 = SysReg(3, 0, 12, 12, 1, "wo")
+    ICC_HPPIR1_EL1 = SysReg(3, 0, 12, 12, 2, "ro")
     ICC_BPR1_EL1 = SysReg(3, 0, 12, 12, 3)
     ICC_CTLR_EL1 = SysReg(3, 0, 12, 12, 4)
     ICC_SRE_EL1 = SysReg(3, 0, 12, 12, 5)
@@ -48,10 +48,10 @@ class GicRegisters:
     ICH_AP1R3_EL2 = SysReg(3, 4, 12, 9, 3)
     ICC_SRE_EL2 = SysReg(3, 4, 12, 9, 5)
     ICH_HCR_EL2 = SysReg(3, 4, 12, 11, 0)
-    ICH_VTR_EL2 = SysReg(3, 4, 12, 11, 1, "RO")
-    ICH_MISR_EL2 = SysReg(3, 4, 12, 11, 2, "RO")
-    ICH_EISR_EL2 = SysReg(3, 4, 12, 11, 3, "RO")
-    ICH_ELRSR_EL2 = SysReg(3, 4, 12, 11, 5, "RO")
+    ICH_VTR_EL2 = SysReg(3, 4, 12, 11, 1, "ro")
+    ICH_MISR_EL2 = SysReg(3, 4, 12, 11, 2, "ro")
+    ICH_EISR_EL2 = SysReg(3, 4, 12, 11, 3, "ro")
+    ICH_ELRSR_EL2 = SysReg(3, 4, 12, 11, 5, "ro")
     ICH_VMCR_EL2 = SysReg(3, 4, 12, 11, 7)
     ICH_LR0_EL2 = SysReg(3, 4, 12, 12, 0)
     ICH_LR1_EL2 = SysReg(3, 4, 12, 12, 1)

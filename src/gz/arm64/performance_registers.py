@@ -3,21 +3,21 @@
 
 from __future__ import annotations
 
-from gz.arm64.encoding import SysReg
+from gz.bits import SysReg
 
 
 class PerformanceRegisters:
     PMINTENSET_EL1 = SysReg(3, 0, 9, 14, 1)
     PMINTENCLR_EL1 = SysReg(3, 0, 9, 14, 2)
-    PMMIR_EL1 = SysReg(3, 0, 9, 14, 6, "RO")
+    PMMIR_EL1 = SysReg(3, 0, 9, 14, 6, "ro")
     PMCR_EL0 = SysReg(3, 3, 9, 12, 0)
     PMCNTENSET_EL0 = SysReg(3, 3, 9, 12, 1)
     PMCNTENCLR_EL0 = SysReg(3, 3, 9, 12, 2)
     PMOVSCLR_EL0 = SysReg(3, 3, 9, 12, 3)
-    PMSWINC_EL0 = SysReg(3, 3, 9, 12, 4, "WO")
+    PMSWINC_EL0 = SysReg(3, 3, 9, 12, 4, "wo")
     PMSELR_EL0 = SysReg(3, 3, 9, 12, 5)
-    PMCEID0_EL0 = SysReg(3, 3, 9, 12, 6, "RO")
-    PMCEID1_EL0 = SysReg(3, 3, 9, 12, 7, "RO")
+    PMCEID0_EL0 = SysReg(3, 3, 9, 12, 6, "ro")
+    PMCEID1_EL0 = SysReg(3, 3, 9, 12, 7, "ro")
     PMCCNTR_EL0 = SysReg(3, 3, 9, 13, 0)
     PMXEVTYPER_EL0 = SysReg(3, 3, 9, 13, 1)
     PMXEVCNTR_EL0 = SysReg(3, 3, 9, 13, 2)
@@ -31,11 +31,11 @@ class PerformanceRegisters:
     PMSFCR_EL1 = SysReg(3, 0, 9, 9, 4)
     PMSEVFR_EL1 = SysReg(3, 0, 9, 9, 5)
     PMSLATFR_EL1 = SysReg(3, 0, 9, 9, 6)
-    PMSIDR_EL1 = SysReg(3, 0, 9, 9, 7, "RO")
+    PMSIDR_EL1 = SysReg(3, 0, 9, 9, 7, "ro")
     PMBLIMITR_EL1 = SysReg(3, 0, 9, 10, 0)
     PMBPTR_EL1 = SysReg(3, 0, 9, 10, 1)
     PMBSR_EL1 = SysReg(3, 0, 9, 10, 3)
-    PMBIDR_EL1 = SysReg(3, 0, 9, 10, 7, "RO")
+    PMBIDR_EL1 = SysReg(3, 0, 9, 10, 7, "ro")
     PMSCR_EL2 = SysReg(3, 4, 9, 9, 0)
     TRBLIMITR_EL1 = SysReg(3, 0, 9, 11, 0)
     TRBPTR_EL1 = SysReg(3, 0, 9, 11, 1)
@@ -43,7 +43,7 @@ class PerformanceRegisters:
     TRBSR_EL1 = SysReg(3, 0, 9, 11, 3)
     TRBMAR_EL1 = SysReg(3, 0, 9, 11, 4)
     TRBTRG_EL1 = SysReg(3, 0, 9, 11, 6)
-    TRBIDR_EL1 = SysReg(3, 0, 9, 11, 7, "RO")
+    TRBIDR_EL1 = SysReg(3, 0, 9, 11, 7, "ro")
 
     PMEVCNTR0_EL0 = SysReg(3, 3, 14, 8, 0)
     PMEVCNTR1_EL0 = SysReg(3, 3, 14, 8, 1)

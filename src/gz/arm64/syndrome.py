@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from gz.bits import Register, field
+from gz.bits import Register, SysReg, field
 
 
 class ExceptionClass(IntEnum):
@@ -143,7 +143,13 @@ class SysRegTrap(Register):
 
 
 SYSREG_MASK = 0x3F_FC1E
-"""The bits that name the register: compare with :attr:`gz.arm64.encoding.SysReg.iss`."""
+"""The bits of the ISS that name the register: compare with :func:`register_iss`."""
+
+
+def register_iss(register: SysReg) -> int:
+    """How the ISS of a trapped access names a system register."""
+    iss = SysRegTrap(Op0=register.op0, Op1=register.op1, CRn=register.crn, CRm=register.crm, Op2=register.op2)
+    return int(iss)
 
 
 class Wfx(Register):

@@ -9,11 +9,11 @@ from __future__ import annotations
 from gz.arm64.debug_registers import DebugRegisters
 from gz.arm64.el1_registers import El1Registers
 from gz.arm64.el2_registers import El2Registers
-from gz.arm64.encoding import SysReg
 from gz.arm64.gic_registers import GicRegisters
 from gz.arm64.id_registers import IdRegisters
 from gz.arm64.performance_registers import PerformanceRegisters
 from gz.arm64.timer_registers import TimerRegisters
+from gz.bits import SysReg
 
 __all__ = ["TABLE", "SysReg", "SysRegs", "sysreg"]
 

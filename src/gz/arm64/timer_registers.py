@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from gz.arm64.encoding import SysReg
+from gz.bits import SysReg
 
 
 class TimerRegisters:
     CNTFRQ_EL0 = SysReg(3, 3, 14, 0, 0)
-    CNTPCT_EL0 = SysReg(3, 3, 14, 0, 1, "RO")
-    CNTVCT_EL0 = SysReg(3, 3, 14, 0, 2, "RO")
-    CNTPCTSS_EL0 = SysReg(3, 3, 14, 0, 5, "RO")
-    CNTVCTSS_EL0 = SysReg(3, 3, 14, 0, 6, "RO")
+    CNTPCT_EL0 = SysReg(3, 3, 14, 0, 1, "ro")
+    CNTVCT_EL0 = SysReg(3, 3, 14, 0, 2, "ro")
+    CNTPCTSS_EL0 = SysReg(3, 3, 14, 0, 5, "ro")
+    CNTVCTSS_EL0 = SysReg(3, 3, 14, 0, 6, "ro")
     CNTP_TVAL_EL0 = SysReg(3, 3, 14, 2, 0)
     CNTP_CTL_EL0 = SysReg(3, 3, 14, 2, 1)
     CNTP_CVAL_EL0 = SysReg(3, 3, 14, 2, 2)
