@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gz.bits import SysReg
+from gz.bits.sysreg import SysReg
 
 
 class El2Registers:

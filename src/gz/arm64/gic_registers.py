@@ -6,7 +6,7 @@ At EL1 with HCR_EL2.IMO or FMO set the same encodings reach the virtual interfac
 
 from __future__ import annotations
 
-from gz.bits import SysReg
+from gz.bits.sysreg import SysReg
 
 
 class GicRegisters:

@@ -5,7 +5,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-from gz.bits import Register, SysReg, field
+from gz.bits import Register, field
+from gz.bits.sysreg import SysReg
 
 
 class ExceptionClass(IntEnum):
