@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A running board: QEMU, the core if one is given, the host VM, and the channel to its agent.
+
+    with Board(cpus=2, core=image) as board:
+        print(board.run(["uname", "-a"]).text)
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+
+from gz.board.channel import Channel, Completed
+from gz.board.errors import BoardError
+from gz.board.host_vm import Software
+from gz.board.qemu import Disk, Machine, Qemu
+
+BOOTARGS = "console=ttyAMA0 panic=-1"
+BOOT_TIMEOUT = 180.0  # seconds
+HUGE_PAGE = 2  # MiB
+
+Progress = Callable[[str], None]
+
+
+def silent(_: str) -> None:
+    """Shows no progress."""
+
+
+class Board:
+    """`cpus` of `cpu`, `memory` in MiB, the user's `disks`; `libraries` are put into the host's /opt/gz/lib by name.
+
+    `core` is the arm64 Image of the core; None boots the host on the bare machine. With `icount` virtual nanoseconds
+    are instructions (-icount shift=0) and everything random is the same every time (-seed 1)."""
+
+    def __init__(self, *, core: Path | None = None, cpus: int = 2, memory: int = 2048, cpu: str = "cortex-a76",
+                 disks: Sequence[Disk] = (), libraries: Mapping[str, bytes] | None = None, icount: bool = False,
+                 bootargs: str = "", virtualization: bool = True, survive: bool = False,
+                 boot_timeout: float = BOOT_TIMEOUT, software: Software | None = None,
+                 progress: Progress = silent) -> None:
+        progress("fetching Debian packages")
+        self.software = software or Software()
+        progress("building the host's file system")
+        host = self.software.host(libraries)
+        self.machine = Machine(host.kernel, host.initrd, f"{BOOTARGS} {bootargs}".strip(), core, cpus, memory, cpu,
+                               disks, icount, virtualization)
+        progress("starting QEMU")
+        self.qemu = Qemu(self.machine, survive=survive)
+        self.channel: Channel | None = None
+        try:
+            progress("booting the host VM")
+            self.channel = self._connect(boot_timeout)
+        except BaseException:
+            self.stop()
+            raise
+
+    def __enter__(self) -> Board:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        self.stop()
+
+    @property
+    def host(self) -> Channel:
+        """The channel to the agent; BoardError once the board has stopped."""
+        if self.channel is None:
+            raise BoardError("the board is not running")
+        return self.channel
+
+    def run(self, argv: list[str], *, stdin: bytes = b"", timeout: float | None = None,
+            env: dict[str, str] | None = None) -> Completed:
+        """Run a command in the host VM to its end."""
+        return self.host.run(argv, stdin=stdin, timeout=timeout, env=env)
+
+    def python(self, source: str, *, timeout: float | None = None) -> Completed:
+        """Run Python source in the host VM, with this package importable."""
+        return self.run(["python3", "-c", source], timeout=timeout)
+
+    def disk(self, serial: str) -> str:
+        """The block device in the host VM of the disk with this serial."""
+        found = self.run(["sh", "-c", 'cd /sys/block; for d in *; do [ "$(cat $d/serial 2>/dev/null)" = "$0" ] '
+                                      '&& echo $d; done; true', serial]).text.split()
+        if not found:
+            raise BoardError(f"the host VM has no disk {serial}")
+        return f"/dev/{found[0]}"
+
+    def reserve_huge_pages(self, memory: int) -> None:
+        """Have the host keep huge pages for `memory` MiB of guest RAM; BoardError if it has too little."""
+        pages = -(-memory // HUGE_PAGE)
+        answer = self.run(["sh", "-c", "echo $0 >/proc/sys/vm/nr_hugepages; cat /proc/sys/vm/nr_hugepages", str(pages)])
+        if int(answer.text) < pages:
+            raise BoardError(f"the host VM has no {memory} MiB in huge pages (only {int(answer.text) * HUGE_PAGE}); "
+                             f"give the board more memory or the guest less")
+
+    def stop(self) -> None:
+        """Power everything off; nothing of the board is left. Does nothing the second time."""
+        if self.channel:
+            self.channel.close()
+            self.channel = None
+        self.qemu.stop()
+
+    def _connect(self, timeout: float) -> Channel:
+        channel = Channel(self.qemu.control)
+        try:
+            deadline = time.monotonic() + timeout
+            while not channel.hello(0.2):
+                self._check_progress(deadline)
+        except BoardError:
+            self._check_progress(0)
+            raise
+        except BaseException:
+            channel.close()
+            raise
+        return channel
+
+    def _check_progress(self, deadline: float) -> None:
+        """Say what went wrong if the host VM will not come up any more."""
+        text = self.qemu.console_text()
+        for line in text.splitlines():
+            if any(sign in line for sign in FATAL):
+                raise BoardError(f"the board stopped: {line.strip()}")
+        if not self.qemu.running():
+            last = text.strip().splitlines()[-1:] or [self.qemu.complaint()]
+            raise BoardError(f"the board stopped while booting: {last[0].strip()}")
+        if time.monotonic() > deadline:
+            last = text.strip().splitlines()[-1:] or ["nothing on the console"]
+            raise BoardError(f"the host VM did not come up in time; its last words: {last[0].strip()}")
+
+
+# On the console, from the core and from Linux: nothing comes after these.
+FATAL = ("Kernel panic - not syncing", "core panic:")

@@ -1,0 +1,177 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host VM's software: Debian's kernel and a root file system in memory with busybox, Python, this package and the
+agent as its only service.
+
+/opt/gz holds this package, /opt/gz/lib what the driver loads (shared objects), /init starts the agent on the
+virtio-serial port named `gz.agent`."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import marshal
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import gz
+from gz.board.debian import Debian, Package
+from gz.board.images import cached, fingerprint
+from gz.board.initramfs import Tree
+from gz.board.modules import Kernel, read_kernel
+
+FLAVOUR = "cloud-arm64"
+PACKAGES = ("busybox-static", "python3.11", "python3-libfdt")
+MODULES = ("virtio_mmio", "virtio_console", "virtio_blk", "virtio_rng")
+LIBRARIES = "opt/gz/lib"
+
+# Of these packages, drawn in by dependencies, nothing is used in the host VM.
+UNUSED_PACKAGES = frozenset(("dpkg", "tar", "gcc-12-base", "media-types", "readline-common", "libsqlite3-0", "libdb5.3",
+                             "libgssapi-krb5-2", "libk5crypto3", "libkrb5-3", "libkrb5support0", "libkeyutils1",
+                             "libtirpc3", "libtirpc-common", "libnsl2", "libcom-err2"))
+UNUSED_FILES = ("usr/share/*", "usr/lib/*/gconv/*", "usr/lib/*/engines-3/*", "usr/lib/*/ossl-modules/*", "etc/*",
+                "usr/lib/python3.11/test/*", "usr/lib/python3.11/idlelib/*", "usr/lib/python3.11/lib2to3/*",
+                "usr/lib/python3.11/pydoc_data/*", "usr/lib/python3.11/ensurepip/*", "usr/lib/python3.11/distutils/*",
+                "usr/lib/python3.11/config-*", "usr/lib/python3.11/unittest/*", "usr/lib/python3.11/turtle*",
+                "usr/lib/python3.11/lib-dynload/_sqlite3*", "usr/lib/python3.11/lib-dynload/_dbm*",
+                "usr/lib/python3.11/lib-dynload/nis*", "usr/lib/python3.11/sqlite3/*", "lib/udev/*", "var/*")
+
+INIT = """\
+#!/bin/busybox sh
+# The host VM's first process: devices, modules, then the agent for ever.
+/bin/busybox mount -t proc proc /proc
+/bin/busybox mount -t sysfs sysfs /sys
+/bin/busybox mount -t devtmpfs devtmpfs /dev
+/bin/busybox --install -s /bin
+mkdir -p /dev/pts /dev/shm /dev/hugepages
+mount -t devpts devpts /dev/pts
+mount -t tmpfs tmpfs /dev/shm
+mount -t tmpfs tmpfs /run
+mount -t tmpfs tmpfs /tmp
+mount -t hugetlbfs hugetlbfs /dev/hugepages
+export PATH=/bin:/sbin HOME=/root LC_ALL=C.UTF-8 PYTHONPATH=/opt/gz PYTHONDONTWRITEBYTECODE=1
+hostname host
+ip link set lo up
+for module in $(cat /lib/modules/order); do insmod /lib/modules/$module.ko; done
+until port=$(grep -lx gz.agent /sys/class/virtio-ports/*/name 2>/dev/null); do sleep 0.05; done
+port=/dev/$(basename $(dirname $port))
+until [ -c $port ]; do sleep 0.05; done
+while true; do
+    python3 -m gz.board.agent $port
+    echo "gz: the agent ended with status $?, starting it again" >/dev/console
+    sleep 0.2
+done
+"""
+
+
+@dataclass(frozen=True)
+class HostSoftware:
+    """What a board boots: `kernel` and `initrd` are files in the image cache."""
+
+    release: str
+    kernel: Path
+    initrd: Path
+
+
+class Software:
+    """Kernels and root file systems out of one package cache."""
+
+    def __init__(self, debian: Debian | None = None) -> None:
+        self.debian = debian or Debian()
+        self.kernel_package = self.debian.kernel(FLAVOUR)
+
+    @cached_property
+    def kernel(self) -> Kernel:
+        """Unpacked only when an image has to be built from it."""
+        return read_kernel(self.debian.path(self.kernel_package))
+
+    @property
+    def release(self) -> str:
+        return self.kernel_package.name.removeprefix("linux-image-")
+
+    def kernel_file(self) -> Path:
+        return cached("linux", fingerprint([self.kernel_package.sha256]), lambda: self.kernel.image)
+
+    def host(self, libraries: Mapping[str, bytes] | None = None) -> HostSoftware:
+        """The host VM; `libraries` are files for /opt/gz/lib by name."""
+        packages = self.debian.closure(*PACKAGES)
+        recipe = [self.kernel_package.sha256, *(p.sha256 for p in packages), INIT, *MODULES, *UNUSED_FILES,
+                  *sorted(UNUSED_PACKAGES), str(importlib.util.MAGIC_NUMBER)]
+        base = cached("host-base", fingerprint(recipe), lambda: self._host_base(packages))
+        sources = own_sources()
+        parts = [base.name]
+        for name, content in sorted({**sources, **(libraries or {})}.items()):
+            parts += [name, content]
+
+        def build() -> bytes:
+            return base.read_bytes() + own_archive(sources, libraries or {})
+
+        return HostSoftware(self.release, self.kernel_file(), cached("host", fingerprint(parts), build))
+
+    def _host_base(self, packages: list[Package]) -> bytes:
+        tree = Tree()
+        for name in ("bin", "sbin", "lib"):
+            tree.link(name, f"usr/{name}")
+        for name in ("proc", "sys", "dev", "run", "tmp", "root", "mnt", LIBRARIES):
+            tree.directory(name)
+        tree.character_device("dev/console", 5, 1)
+        for package in packages:
+            if package.name not in UNUSED_PACKAGES:
+                tree.package(self.debian.path(package), keep=used)
+        compile_standard_library(tree)
+        add_modules(tree, self.kernel, MODULES)
+        tree.link("usr/bin/python3", "python3.11")
+        tree.file("init", INIT.encode(), 0o755)
+        return tree.archive()
+
+
+def used(name: str) -> bool:
+    return not any(fnmatch.fnmatchcase(name, pattern) for pattern in UNUSED_FILES)
+
+
+def add_modules(tree: Tree, kernel: Kernel, names: tuple[str, ...]) -> None:
+    """Put modules and what they need into /lib/modules, their order in /lib/modules/order."""
+    order = kernel.load_order(*names)
+    for name in order:
+        tree.file(f"lib/modules/{name}.ko", kernel.modules[name])
+    tree.file("lib/modules/order", "".join(f"{name}\n" for name in order).encode())
+
+
+def own_sources() -> dict[str, bytes]:
+    """This package's Python files by their name below /opt/gz."""
+    root = Path(next(iter(gz.__path__)))
+    return {f"gz/{path.relative_to(root)}": path.read_bytes() for path in sorted(root.rglob("*.py"))}
+
+
+def own_archive(sources: Mapping[str, bytes], libraries: Mapping[str, bytes]) -> bytes:
+    tree = Tree()
+    for name, content in sources.items():
+        tree.file(f"opt/gz/{name}", content)
+        add_bytecode(tree, f"opt/gz/{name}", content)
+    for name, content in libraries.items():
+        tree.file(f"{LIBRARIES}/{name}", content, 0o755)
+    return tree.archive()
+
+
+def compile_standard_library(tree: Tree) -> None:
+    """Put bytecode beside the library's sources: compiling them in an emulator costs seconds of every start."""
+    for name, node in list(tree.nodes.items()):
+        if name.startswith("usr/lib/python3") and name.endswith(".py"):
+            add_bytecode(tree, name, node.content)
+
+
+def add_bytecode(tree: Tree, name: str, source: bytes) -> None:
+    """Add an unchecked hash-based .pyc (PEP 552), if this interpreter writes what Debian's 3.11 reads."""
+    if importlib.util.MAGIC_NUMBER != PYTHON_311_MAGIC:
+        return
+    try:
+        code = compile(source, f"/{name}", "exec", dont_inherit=True)
+    except (SyntaxError, ValueError):
+        return  # lib2to3's and the tests' deliberately broken files
+    directory, _, last = name.rpartition("/")
+    data = (PYTHON_311_MAGIC + (0b01).to_bytes(4, "little") + importlib.util.source_hash(source) + marshal.dumps(code))
+    tree.file(f"{directory}/__pycache__/{last.removesuffix('.py')}.cpython-311.pyc", data)
+
+
+PYTHON_311_MAGIC = (3495).to_bytes(2, "little") + b"\r\n"

@@ -1,0 +1,241 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The QEMU process of a board: its command line, its sockets, its start and its end."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from qemu.qmp import QMPClient, QMPError
+
+from gz.board.errors import BoardError
+
+PROGRAM = "qemu-system-aarch64"
+CPU_MODELS = ("cortex-a76", "cortex-a72", "neoverse-n1", "max")
+MiB = 1 << 20
+
+# QEMU's virt machine (hw/arm/virt.c) has RAM from 1 GiB. With -kernel it puts an arm64 Image 2 MiB above the start
+# and the device tree 128 MiB above it (hw/arm/boot.c); the boot modules of the core lie above both.
+RAM = 0x4000_0000
+HOST_KERNEL = RAM + 160 * MiB
+HOST_INITRD = RAM + 256 * MiB
+KERNEL_ROOM = HOST_INITRD - HOST_KERNEL
+SMALLEST_MEMORY = 768  # MiB
+
+PR_SET_PDEATHSIG = 1
+START_TIMEOUT = 20.0  # seconds, until QEMU itself listens
+QUIT_TIMEOUT = 5.0
+
+
+@dataclass(frozen=True)
+class Disk:
+    """A raw image of the user; the host VM knows it by `serial` (at most 20 characters)."""
+
+    path: Path
+    serial: str
+    read_only: bool = False
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What is emulated. `memory` in MiB. Without `core` the host kernel is entered by QEMU itself, at EL2."""
+
+    kernel: Path
+    initrd: Path
+    bootargs: str = "console=ttyAMA0 panic=-1"
+    core: Path | None = None
+    cpus: int = 2
+    memory: int = 2048
+    cpu: str = "cortex-a76"
+    disks: Sequence[Disk] = ()
+    icount: bool = False
+    virtualization: bool = True
+
+    def options(self) -> list[str]:
+        """The options that say what is measured; no paths."""
+        machine = f"virt,gic-version=3,virtualization={'on' if self.virtualization else 'off'}"
+        options = ["-M", machine, "-cpu", self.cpu, "-smp", str(self.cpus), "-m", str(self.memory)]
+        if self.icount:
+            options += ["-icount", "shift=0", "-seed", "1"]
+        return options
+
+    def arguments(self, directory: Path) -> list[str]:
+        """The whole command line; sockets and the console's log go into `directory`."""
+        arguments = [
+            *self.options(),
+            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
+            "-qmp", f"unix:{quoted(directory / 'qmp')},server=on,wait=off",
+            "-chardev", f"socket,id=console,path={quoted(directory / 'console')},server=on,wait=off,"
+                        f"logfile={quoted(directory / 'console.log')}",
+            "-serial", "chardev:console",
+            "-device", "virtio-serial-device",
+            "-chardev", f"socket,id=control,path={quoted(directory / 'control')},server=on,wait=off",
+            "-device", "virtserialport,chardev=control,name=gz.agent",
+            "-object", "rng-builtin,id=entropy",
+            "-device", "virtio-rng-device,rng=entropy",
+        ]
+        for number, disk in enumerate(self.disks):
+            arguments += [
+                "-drive", f"if=none,id=disk{number},format=raw,file={quoted(disk.path)},"
+                          f"read-only={'on' if disk.read_only else 'off'}",
+                "-device", f"virtio-blk-device,drive=disk{number},serial={disk.serial}",
+            ]
+        if self.core is None:
+            return [*arguments, "-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", self.bootargs]
+        return [
+            *arguments, "-kernel", str(self.core),
+            "-device", f"guest-loader,addr={HOST_KERNEL:#x},kernel={quoted(self.kernel)},"
+                       f"bootargs={quoted(self.bootargs)}",
+            "-device", f"guest-loader,addr={HOST_INITRD:#x},initrd={quoted(self.initrd)}",
+        ]
+
+
+def quoted(value: object) -> str:
+    """QEMU's option lists end a value at a comma unless it is doubled."""
+    return str(value).replace(",", ",,")
+
+
+def require_qemu() -> str:
+    """The path of QEMU; BoardError if it is not installed."""
+    path = shutil.which(PROGRAM)
+    if path is None:
+        raise BoardError(f"{PROGRAM} is not installed: apt install qemu-system-arm")
+    return path
+
+
+def available_memory() -> int:
+    """MiB that this machine can give now (proc(5), MemAvailable)."""
+    with open("/proc/meminfo") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) // 1024
+    return 0
+
+
+def check(machine: Machine) -> None:
+    """Refuse what cannot be emulated here, before anything is started."""
+    if machine.cpu not in CPU_MODELS:
+        raise BoardError(f"no CPU model {machine.cpu!r}; choose one of {', '.join(CPU_MODELS)}")
+    if not 1 <= machine.cpus <= 8:
+        raise BoardError(f"{machine.cpus} CPUs: the board has 1 to 8")
+    initrd = machine.initrd.stat().st_size
+    smallest = max(SMALLEST_MEMORY, (HOST_INITRD - RAM + 3 * initrd) // MiB)
+    if machine.memory < smallest:
+        raise BoardError(f"{machine.memory} MiB are too little for the board; it needs at least {smallest}")
+    available = available_memory()
+    if machine.memory > available:
+        raise BoardError(f"the board needs {machine.memory} MiB of memory and this machine has {available} left")
+    if machine.core and machine.kernel.stat().st_size > KERNEL_ROOM:
+        raise BoardError(f"{machine.kernel} is larger than {KERNEL_ROOM // MiB} MiB")
+
+
+class Qemu:
+    """One running QEMU. `directory` holds its sockets and the console's log and goes away with it."""
+
+    def __init__(self, machine: Machine, *, survive: bool = False) -> None:
+        """With `survive` the process outlives this one; otherwise it dies with it, however that ends."""
+        check(machine)
+        program = require_qemu()
+        self.machine = machine
+        self.directory = Path(tempfile.mkdtemp(prefix="gz-board-"))
+        try:
+            with (self.directory / "errors").open("wb") as errors:
+                self.process = subprocess.Popen(
+                    [program, *machine.arguments(self.directory)], stdin=subprocess.DEVNULL,
+                    stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
+                    preexec_fn=None if survive else die_with_parent())
+        except BaseException:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            raise
+        try:
+            self._wait_for(self.directory / "control")
+        except BaseException:
+            self.stop()
+            raise
+
+    @property
+    def control(self) -> Path:
+        return self.directory / "control"
+
+    @property
+    def console(self) -> Path:
+        return self.directory / "console"
+
+    def console_text(self) -> str:
+        """What the serial console has printed so far."""
+        try:
+            return (self.directory / "console.log").read_bytes().decode(errors="replace")
+        except OSError:
+            return ""
+
+    def running(self) -> bool:
+        return self.process.poll() is None
+
+    def complaint(self) -> str:
+        """QEMU's own last words."""
+        try:
+            lines = (self.directory / "errors").read_text(errors="replace").strip().splitlines()
+        except OSError:
+            lines = []
+        return lines[-1].removeprefix(f"{PROGRAM}: ") if lines else "no reason given"
+
+    def stop(self) -> None:
+        """End the process, flushing the disks, and remove its directory. Does nothing the second time."""
+        if self.running():
+            try:
+                command(self.directory / "qmp", "quit", timeout=QUIT_TIMEOUT)
+                self.process.wait(QUIT_TIMEOUT)
+            except (BoardError, subprocess.TimeoutExpired):
+                self.process.kill()
+        self.process.wait()
+        shutil.rmtree(self.directory, ignore_errors=True)
+
+    def _wait_for(self, path: Path) -> None:
+        deadline = time.monotonic() + START_TIMEOUT
+        while not path.exists():
+            if not self.running():
+                raise BoardError(f"QEMU did not start: {self.complaint()}")
+            if time.monotonic() > deadline:
+                raise BoardError(f"QEMU did not start within {START_TIMEOUT:g} s")
+            time.sleep(0.02)
+
+
+def command(path: Path, name: str, *, timeout: float = QUIT_TIMEOUT, **arguments: Any) -> Any:
+    """One QMP command over the socket at `path`; its result. BoardError if there is no answer."""
+
+    async def converse() -> Any:
+        client = QMPClient("board")
+        async with asyncio.timeout(timeout):
+            await client.connect(str(path))
+            try:
+                return await client.execute(name, arguments or None)
+            finally:
+                await client.disconnect()
+
+    try:
+        return asyncio.run(converse())
+    except (QMPError, OSError, TimeoutError, EOFError) as error:
+        raise BoardError(f"QEMU does not answer to {name}: {error or type(error).__name__}") from None
+
+
+def die_with_parent():
+    """For the child of a fork: the kernel kills it when its parent ends (prctl(2))."""
+    prctl = ctypes.CDLL(None, use_errno=True).prctl
+    parent = os.getpid()
+
+    def set_up() -> None:
+        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+        if os.getppid() != parent:
+            os._exit(1)
+
+    return set_up
