@@ -12,7 +12,6 @@ from gz.arm64.el2_registers import El2Registers
 from gz.arm64.gic_registers import GicRegisters
 from gz.arm64.id_registers import IdRegisters
 from gz.arm64.insn import read, write
-from gz.arm64.insn import read, write
 from gz.arm64.performance_registers import PerformanceRegisters
 from gz.arm64.timer_registers import TimerRegisters
 from gz.bits.sysreg import SysReg
