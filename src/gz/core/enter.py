@@ -13,7 +13,7 @@ import gz.core.world as world
 from gz.abi.exits import ExitReason
 from gz.arm64.sysreg import sysreg
 from gz.arm64.syndrome import ESR_EL2
-from gz.arm64.timer import PPI_VIRT
+from gz.arm64.timer import MAINTENANCE_INTERRUPT, TimerInterrupt
 from gz.core.context import Context
 from gz.core.outcome import Outcome
 from gz.core.traps import TRAPS
@@ -46,10 +46,10 @@ def lower_irq(context: Context) -> Context:
     if vcpu is None:
         return context
     intid = sysreg.ICC_HPPIR1_EL1
-    if intid == PPI_VIRT:
+    if intid == TimerInterrupt.EL1_VIRTUAL:
         timer.interrupt(vcpu)
         return resume(vcpu)
-    if intid == kick.PPI_MAINTENANCE:
+    if intid == MAINTENANCE_INTERRUPT:
         vgic.maintenance(vcpu)
         return resume(vcpu)
     return interrupted(vcpu)

@@ -8,7 +8,7 @@ import gz.core.inject as inject
 import gz.core.slots as slots
 import gz.core.vgic as vgic
 from gz.arm64.registers import HPFAR_EL2
-from gz.arm64.syndrome import ESR_EL2, DataAbort, FaultStatus
+from gz.arm64.syndrome import ESR_EL2, FAULT_TYPE_MASK, DataAbort, FaultStatus
 from gz.arm64.sysreg import sysreg
 from gz.bits import Ipa, u32, u64
 from gz.core.outcome import Outcome
@@ -22,9 +22,8 @@ _ZERO_REGISTER = 31
 def data(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     abort = DataAbort(esr.ISS)
     far = sysreg.FAR_EL2
-    kind = FaultStatus(abort.DFSC).KIND
-    if kind != FaultStatus.TRANSLATION:
-        return _not_translation(vcpu, esr, abort.DFSC, far)
+    if abort.DFSC & FAULT_TYPE_MASK != FaultStatus.TRANSLATION:
+        return _refuse(esr, far)
     page = HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12
     ipa = Ipa(page | far & _PAGE_OFFSET)
     if abort.S1PTW != 0:
@@ -57,8 +56,8 @@ def data(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
 def instruction(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     far = sysreg.FAR_EL2
     status = DataAbort(esr.ISS).DFSC
-    if FaultStatus(status).KIND != FaultStatus.TRANSLATION:
-        return _not_translation(vcpu, esr, status, far)
+    if status & FAULT_TYPE_MASK != FaultStatus.TRANSLATION:
+        return _refuse(esr, far)
     page = HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12
     return _memory(vcpu, esr, Ipa(page | far & _PAGE_OFFSET), far)
 
@@ -99,7 +98,7 @@ def _without_syndrome(vcpu: Vcpu, esr: ESR_EL2, ipa: Ipa, far: u64) -> Outcome:
 
 
 @cold
-def _not_translation(vcpu: Vcpu, esr: ESR_EL2, status: u64, far: u64) -> Outcome:
+def _refuse(esr: ESR_EL2, far: u64) -> Outcome:
     """Access flag faults can't be (every entry has AF); a permission fault or an external abort is the guest's own."""
     inject.abort(esr, far)
     return Outcome.RESUME

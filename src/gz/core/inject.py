@@ -3,23 +3,21 @@
 
 from __future__ import annotations
 
-from gz.arm64.registers import SCTLR_EL1, SPSR
-from gz.arm64.syndrome import ESR_EL2, ExceptionClass
+from gz.arm64.registers import SCTLR_EL1, SPSR, Mode
+from gz.arm64.syndrome import ESR_EL2, DataAbort, ExceptionClass, FaultStatus
 from gz.arm64.sysreg import sysreg
 from gz.bits import u64
 from gz.metal import inline
 
-_EL1H = 0b0101
 _VECTOR_SAME_SP0 = 0x000
 _VECTOR_SAME_SPX = 0x200
 _VECTOR_LOWER_A64 = 0x400
 _VECTOR_LOWER_A32 = 0x600
-_EXTERNAL_ABORT = 0x10  # DFSC, IFSC: synchronous external abort, not on a walk
 
 
 @inline
 def from_el0(spsr: SPSR) -> bool:
-    return spsr.M & 0xF == 0
+    return spsr.M == Mode.EL0T
 
 
 def exception(syndrome: u64, far: u64) -> None:
@@ -27,11 +25,11 @@ def exception(syndrome: u64, far: u64) -> None:
     spsr = SPSR(sysreg.SPSR_EL2)
     sctlr = SCTLR_EL1(sysreg.SCTLR_EL1)
     offset: u64 = _VECTOR_SAME_SPX
-    if spsr.M & 0x10 != 0:
+    if spsr.AArch32 != 0:
         offset = _VECTOR_LOWER_A32
     elif from_el0(spsr):
         offset = _VECTOR_LOWER_A64
-    elif spsr.M & 1 == 0:
+    elif spsr.M == Mode.EL1T:
         offset = _VECTOR_SAME_SP0
     sysreg.ESR_EL1 = syndrome
     sysreg.FAR_EL1 = far
@@ -39,7 +37,7 @@ def exception(syndrome: u64, far: u64) -> None:
     sysreg.SPSR_EL1 = spsr
     sysreg.ELR_EL2 = sysreg.VBAR_EL1 + offset
     sysreg.SPSR_EL2 = SPSR(
-        M=_EL1H,
+        M=Mode.EL1H,
         F=1,
         I=1,
         A=1,
@@ -48,7 +46,10 @@ def exception(syndrome: u64, far: u64) -> None:
         PAN=spsr.PAN | (sctlr.SPAN ^ 1),
         DIT=spsr.DIT,
         TCO=spsr.TCO,
-        NZCV=spsr.NZCV,
+        N=spsr.N,
+        Z=spsr.Z,
+        C=spsr.C,
+        V=spsr.V,
     )
 
 
@@ -66,7 +67,7 @@ def abort(syndrome: ESR_EL2, far: u64) -> None:
         ec = ExceptionClass.DATA_ABORT_LOWER
     if same_level:
         ec += 1
-    iss: u64 = _EXTERNAL_ABORT
+    iss = DataAbort(DFSC=FaultStatus.EXTERNAL)
     if not instruction:
-        iss |= syndrome.ISS & (1 << 6)  # WnR
+        iss = iss.replace(WnR=DataAbort(syndrome.ISS).WnR)
     exception(ESR_EL2(EC=ec, IL=syndrome.IL, ISS=iss), far)

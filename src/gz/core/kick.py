@@ -8,32 +8,34 @@ the host does (ICC_IGRPEN0_EL1), so a late one waits there.  Where Group 0 belon
 
 from __future__ import annotations
 
-import gz.core.platform as platform
-from gz.arm64.gic import GICD_CTLR, GICR_SGI
+from gz.arm64.gic import FRAME_SIZE, GicrSgi
+from gz.arm64.gic_interface import ICC_SGI1R_EL1
 from gz.arm64.insn import isb
-from gz.arm64.registers import ICC_SGI1R_EL1, MPIDR_EL1
+from gz.arm64.registers import MPIDR_AFFINITY, MPIDR_EL1
 from gz.arm64.sysreg import sysreg
-from gz.arm64.timer import PPI_HYP, PPI_VIRT
-from gz.bits import u32, u64
+from gz.arm64.timer import MAINTENANCE_INTERRUPT, TimerInterrupt
+from gz.bits import u64
 from gz.core.cpu import CPUS, Cpu
+from gz.core.platform import machine
 from gz.core.vcpu import Vcpu
-from gz.metal import cold, load_acquire, mmio
+from gz.metal import cold, load_acquire, mmio, unroll
 
 SGI = 15
 HOST_RESCHEDULE_SGI = 0  # Linux: IPI_RESCHEDULE
-PPI_MAINTENANCE = 25
+_PRIVATE = (MAINTENANCE_INTERRUPT, TimerInterrupt.EL2_PHYSICAL, TimerInterrupt.EL1_VIRTUAL)
+_ENABLED = 1 << SGI | sum(1 << interrupt for interrupt in _PRIVATE)
 
 
 @cold
 def prepare(cpu: Cpu) -> None:
     """Once per CPU, after the host set up its redistributor: our SGI, the maintenance interrupt and both timers."""
-    frame = mmio(GICR_SGI, cpu.redistributor + 0x10000)
-    if platform.group0:
+    frame = mmio(GicrSgi, cpu.redistributor + FRAME_SIZE)
+    if machine.group0 != 0:
         frame.IGROUPR0 = frame.IGROUPR0 & ~(1 << SGI)
         frame.IPRIORITYR[SGI] = 0
-    frame.IPRIORITYR[PPI_MAINTENANCE] = frame.IPRIORITYR[PPI_VIRT]
-    frame.IPRIORITYR[PPI_HYP] = frame.IPRIORITYR[PPI_VIRT]
-    frame.ISENABLER0 = (1 << SGI) | (1 << PPI_MAINTENANCE) | (1 << PPI_HYP) | (1 << PPI_VIRT)
+    for interrupt in unroll(_PRIVATE):
+        frame.IPRIORITYR[interrupt] = frame.IPRIORITYR[HOST_RESCHEDULE_SGI]
+    frame.ISENABLER0 = _ENABLED
     cpu.kick_ready = 1
 
 
@@ -42,16 +44,20 @@ def vcpu(target: Vcpu) -> None:
     running = load_acquire(target.running)
     if running != 0:
         cpu = CPUS[running - 1]
-        if cpu.mpidr != u64(sysreg.MPIDR_EL1) & MPIDR_EL1.AFFINITY:
+        if cpu.mpidr != sysreg.MPIDR_EL1 & MPIDR_AFFINITY:
             send(cpu)
 
 
 def send(cpu: Cpu) -> None:
     mpidr = MPIDR_EL1(cpu.mpidr)
     value = ICC_SGI1R_EL1(
-        AFF3=mpidr.AFF3, AFF2=mpidr.AFF2, AFF1=mpidr.AFF1, RS=mpidr.AFF0 >> 4, TARGETS=1 << (mpidr.AFF0 & 15)
+        Aff3=mpidr.Aff3,
+        Aff2=mpidr.Aff2,
+        Aff1=mpidr.Aff1,
+        RS=mpidr.Aff0 >> 4,
+        TargetList=u64(1) << (mpidr.Aff0 & 15),
     )
-    if platform.group0:
+    if machine.group0 != 0:
         sysreg.ICC_SGI0R_EL1 = value.replace(INTID=SGI)
     else:
         sysreg.ICC_SGI1R_EL1 = value.replace(INTID=HOST_RESCHEDULE_SGI)

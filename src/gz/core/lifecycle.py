@@ -11,6 +11,7 @@ import gz.core.vgic as vgic
 import gz.core.world as world
 from gz.abi.errors import Error
 from gz.abi.registers import BOOT_PSTATE
+from gz.arm64.registers import SCTLR_EL1_RES1
 from gz.arm64.sysreg import SysRegs
 from gz.bits import Pa, i64, u32, u64
 from gz.core.context import EL1_REGISTERS
@@ -21,7 +22,6 @@ from gz.metal import address, compare_exchange, inline, load_acquire, store_rele
 VCPU_FRAMES = (Vcpu.size + 4095) // 4096
 
 _SCTLR = EL1_REGISTERS.index(SysRegs.SCTLR_EL1)
-_SCTLR_RESET = 0x30D0_0980  # RES1 bits alone: MMU, caches and alignment checks off
 _MPIDR_RES1 = 1 << 31
 
 
@@ -78,7 +78,7 @@ def reset(vcpu: Vcpu, entry: u64, x0: u64) -> None:
         context.x[i] = 0
     for i in range(len(EL1_REGISTERS)):
         context.el1[i] = 0
-    context.el1[_SCTLR] = _SCTLR_RESET
+    context.el1[_SCTLR] = SCTLR_EL1_RES1
     for i in range(64):
         context.fp.v[i] = 0
     context.fp.fpsr = 0

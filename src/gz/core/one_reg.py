@@ -6,7 +6,7 @@ from __future__ import annotations
 import gz.core.lifecycle as lifecycle
 from gz.abi.errors import Error
 from gz.abi.registers import ARCHITECTURE, CLASS_CORE, CoreFrame, RegisterId
-from gz.arm64.registers import SPSR
+from gz.arm64.registers import SPSR, Mode
 from gz.arm64.sysreg import SysRegs
 from gz.bits import i64, u32, u64
 from gz.core.context import EL1_REGISTERS
@@ -35,15 +35,15 @@ _EL1_OF = tuple(
     )
 )
 
-_EL0T, _EL1T, _EL1H = 0b0000, 0b0100, 0b0101
+_SETTABLE = SPSR(M=0xF, F=1, I=1, A=1, D=1, N=1, Z=1, C=1, V=1)
 
 
 def permitted(pstate: u64) -> bool:
     """AArch64 EL0 or EL1, no reserved bit, no single step, no illegal execution state: CVE-2018-18021's lesson."""
     mode = SPSR(pstate).M
-    if mode != _EL0T and mode != _EL1T and mode != _EL1H:
+    if mode != Mode.EL0T and mode != Mode.EL1T and mode != Mode.EL1H:
         return False
-    return pstate & ~SPSR(M=0xF, F=1, I=1, A=1, D=1, NZCV=0xF) == 0
+    return pstate & ~u64(_SETTABLE) == 0
 
 
 def write(vcpu: Vcpu, number: u64, value: u64) -> i64:

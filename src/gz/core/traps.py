@@ -10,8 +10,7 @@ import gz.core.guest_calls as guest_calls
 import gz.core.sysregs as sysregs
 import gz.core.vgic as vgic
 import gz.core.world as world
-from gz.abi.exits import ExitReason
-from gz.arm64.syndrome import ESR_EL2, ExceptionClass
+from gz.arm64.syndrome import ESR_EL2, EXCEPTION_CLASSES, ExceptionClass
 from gz.arm64.sysreg import sysreg
 from gz.bits import function_table
 from gz.core.outcome import Outcome
@@ -60,7 +59,7 @@ def floating_point(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
 
 _ROWS: dict[ExceptionClass, Handler] = {
     ExceptionClass.WFX: wait,
-    ExceptionClass.FP_SIMD: floating_point,
+    ExceptionClass.FP: floating_point,
     ExceptionClass.HVC64: hypercall,
     ExceptionClass.SMC64: secure_call,
     ExceptionClass.SYSREG: system_register,
@@ -68,4 +67,4 @@ _ROWS: dict[ExceptionClass, Handler] = {
     ExceptionClass.DATA_ABORT_LOWER: faults.data,
 }
 
-TRAPS = function_table(Handler, [_ROWS.get(ec, undefined) for ec in range(64)])
+TRAPS = function_table(Handler, [_ROWS.get(ec, undefined) for ec in range(EXCEPTION_CLASSES)])

@@ -6,9 +6,9 @@ from __future__ import annotations
 import gz.core.kick as kick
 import gz.core.list_registers as list_registers
 import gz.core.timer as timer
-from gz.arm64.insn import isb
-from gz.arm64.registers import CPTR_EL2, HCR_EL2, MDCR_EL2, TCR_EL1
-from gz.arm64.sysreg import SysRegs, read, sysreg, write
+from gz.arm64.insn import isb, read, write
+from gz.arm64.registers import CPTR_EL2, CPTR_EL2_RES1, HCR_EL2, MDCR_EL2, TCR_EL1
+from gz.arm64.sysreg import SysRegs, sysreg
 from gz.bits import u64
 from gz.core.context import EL1_REGISTERS, Context
 from gz.core.cpu import Cpu
@@ -21,9 +21,9 @@ GUEST_HCR = HCR_EL2(
     VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, FB=1, BSU=1, TWI=1, TID3=1, TSC=1, TIDCP=1, TACR=1, TSW=1, RW=1
 )
 #: FP/SIMD trapped until first use; SVE, SME, trace and activity monitors never offered.
-GUEST_CPTR = CPTR_EL2(RES1=0x22FF, TFP=1, TZ=1, TSM=1, TTA=1, TAM=1)
+GUEST_CPTR = CPTR_EL2(CPTR_EL2_RES1, TFP=1, TZ=1, TSM=1, TTA=1, TAM=1)
 #: Debug and performance monitors: every access traps.
-GUEST_MDCR = MDCR_EL2(TDE=0, TDA=1, TDOSA=1, TDRA=1, TPM=1, TPMCR=1, TTRF=1, TPMS=1)
+GUEST_MDCR = MDCR_EL2(TDA=1, TDOSA=1, TDRA=1, TPM=1, TPMCR=1, TTRF=1, TPMS=1)
 
 _SWITCHED = tuple(register for register in EL1_REGISTERS if register is not SysRegs.TCR_EL1)
 _WALKS_OFF = TCR_EL1(EPD0=1, EPD1=1)

@@ -1,0 +1,205 @@
+# SPDX-License-Identifier: Apache-2.0
+"""From the device tree to `platform.machine`: one walk over the nodes.
+
+An address counts only where every bus above the node passes addresses on unchanged (an empty `ranges`).
+"""
+
+from __future__ import annotations
+
+import gz.core.tree as tree
+from gz.arm64.registers import MPIDR_AFFINITY
+from gz.bits import Array, Pa, Struct, Va, array, storage, u8, u32, u64
+from gz.core.cpu import CPU_COUNT_MAX, CPUS
+from gz.core.platform import RAM_BANKS_MAX, REDISTRIBUTOR_REGIONS_MAX, PhysicalRange, machine
+from gz.core.tree import NONE, Tree, text
+from gz.metal import inline, peek8
+
+_ADDRESS_CELLS = text("#address-cells")
+_SIZE_CELLS = text("#size-cells")
+_RANGES = text("ranges")
+_REG = text("reg")
+_DEVICE_TYPE = text("device_type")
+_MEMORY = text("memory")
+_CPU = text("cpu")
+_CHOSEN = text("chosen")
+_ALIASES = text("aliases")
+_PSCI = text("psci")
+_METHOD = text("method")
+_SMC = text("smc")
+_GIC = text("arm,gic-v3")
+_REGIONS = text("#redistributor-regions")
+_UART = text("arm,pl011")
+_STDOUT = text("stdout-path")
+_MODULE = text("multiboot,module")
+_KERNEL = text("multiboot,kernel")
+_RAMDISK = text("multiboot,ramdisk")
+_ARGUMENTS = text("bootargs")
+_STATUS = text("status")
+_OKAY = text("okay")
+_OK = text("ok")
+
+_COLON = 0x3A
+_SLASH = 0x2F
+
+
+class Buses(Struct):
+    """By depth: how the node there numbers its children."""
+
+    address_cells: Array[u32] = array(tree.DEPTH_MAX)
+    size_cells: Array[u32] = array(tree.DEPTH_MAX)
+    identity: Array[u32] = array(tree.DEPTH_MAX)  # the children's addresses are the CPU's
+
+
+buses = storage(Buses)
+
+
+def bus(t: Tree, node: u64, depth: u32) -> None:
+    """Note what `node` says about its children."""
+    if depth >= tree.DEPTH_MAX:
+        return
+    buses.address_cells[depth] = tree.cell(t, node, _ADDRESS_CELLS, 2)
+    buses.size_cells[depth] = tree.cell(t, node, _SIZE_CELLS, 1)
+    identity: u32 = 1
+    if depth != 0:
+        at, length = tree.property(t, node, _RANGES)
+        identity = buses.identity[depth - 1] if at != Va(0) and length == 0 else 0
+    buses.identity[depth] = identity
+
+
+def region(t: Tree, node: u64, depth: u32, index: u32) -> tuple[Pa, u64]:
+    """An entry of `reg`; size 0 if there is none or the CPU's address is another."""
+    if depth == 0 or depth >= tree.DEPTH_MAX or buses.identity[depth - 1] == 0:
+        return Pa(0), 0
+    at, length = tree.property(t, node, _REG)
+    cells = buses.address_cells[depth - 1]
+    stride = 4 * (u64(cells) + buses.size_cells[depth - 1])
+    if cells == 0 or stride == 0 or (u64(index) + 1) * stride > length:
+        return Pa(0), 0
+    place = at + index * stride
+    base = tree.number(place, cells)
+    size = tree.number(place + 4 * u64(cells), buses.size_cells[depth - 1])
+    if base + size < base:
+        return Pa(0), 0
+    return Pa(base), size
+
+
+def enabled(t: Tree, node: u64) -> bool:
+    at, length = tree.property(t, node, _STATUS)
+    return at == Va(0) or tree.equal(at, length - 1, _OKAY) or tree.equal(at, length - 1, _OK)
+
+
+def discover(t: Tree) -> None:
+    """Fill `machine` and the CPUs' numbers."""
+    stdout = _stdout(t)
+    chosen = u64(NONE)
+    node = tree.root(t)
+    depth: u32 = 0
+    while node != NONE:
+        bus(t, node, depth)
+        if depth == 1 and tree.string_is(t, node, _DEVICE_TYPE, _MEMORY):
+            _memory(t, node)
+        elif depth == 1 and tree.named(t, node, _CHOSEN):
+            chosen = node
+        elif depth == 1 and tree.named(t, node, _PSCI):
+            if tree.string_is(t, node, _METHOD, _SMC):
+                machine.psci_smc = 1
+        elif depth == 2 and tree.string_is(t, node, _DEVICE_TYPE, _CPU):
+            _cpu(t, node)
+        elif depth == 2 and chosen != NONE and tree.compatible(t, node, _MODULE):
+            _module(t, node)
+        elif tree.compatible(t, node, _GIC):
+            _interrupt_controller(t, node, depth)
+        elif tree.compatible(t, node, _UART) and enabled(t, node):
+            if machine.uart.size == 0 or node == stdout:
+                _range(machine.uart, t, node, depth, 0)
+        node, depth = tree.next_node(t, node, depth)
+
+
+def _stdout(t: Tree) -> u64:
+    """The node that /chosen/stdout-path names, by its path or by an alias, with or without settings."""
+    chosen = _top(t, _CHOSEN)
+    if chosen == NONE:
+        return NONE
+    at, length = tree.property(t, chosen, _STDOUT)
+    end: u64 = 0
+    while end < length and peek8(at + end) != 0 and peek8(at + end) != _COLON:
+        end += 1
+    if end == 0:
+        return NONE
+    if peek8(at) == _SLASH:
+        return tree.find(t, at, end)
+    aliases = _top(t, _ALIASES)
+    if aliases == NONE:
+        return NONE
+    path, size = tree.property_by(t, aliases, at, end)
+    return tree.find(t, path, size - 1) if size > 1 else NONE
+
+
+def _top(t: Tree, wanted: Array[u8]) -> u64:
+    """A child of the root by its name."""
+    node = tree.root(t)
+    depth: u32 = 0
+    while node != NONE:
+        if depth == 1 and tree.named(t, node, wanted):
+            return node
+        node, depth = tree.next_node(t, node, depth)
+    return NONE
+
+
+@inline
+def _range(into: PhysicalRange, t: Tree, node: u64, depth: u32, index: u32) -> None:
+    into.base, into.size = region(t, node, depth, index)
+
+
+def _memory(t: Tree, node: u64) -> None:
+    index: u32 = 0
+    while machine.ram_count < RAM_BANKS_MAX:
+        base, size = region(t, node, 1, index)
+        if base == Pa(0) and size == 0:
+            return
+        if size != 0:
+            bank = machine.ram[machine.ram_count]
+            bank.base = base
+            bank.size = size
+            machine.ram_count += 1
+        index += 1
+
+
+def _cpu(t: Tree, node: u64) -> None:
+    at, length = tree.property(t, node, _REG)
+    cells = buses.address_cells[1]
+    if length == 0 or length != 4 * u64(cells) or machine.cpu_count == CPU_COUNT_MAX:
+        return
+    cpu = CPUS[machine.cpu_count]
+    cpu.index = machine.cpu_count
+    cpu.mpidr = tree.number(at, cells) & MPIDR_AFFINITY
+    machine.cpu_count += 1
+
+
+def _module(t: Tree, node: u64) -> None:
+    """A boot module. Loaders leave out the cell counts of /chosen: `reg` is one address and one size of equal width."""
+    reg, width = tree.property(t, node, _REG)
+    if width != 8 and width != 16:
+        return
+    cells = u32(width // 8)
+    base = Pa(tree.number(reg, cells))
+    size = tree.number(reg + 4 * u64(cells), cells)
+    if tree.compatible(t, node, _KERNEL):
+        machine.kernel.base = base
+        machine.kernel.size = size
+        at, length = tree.property(t, node, _ARGUMENTS)
+        if length != 0:
+            machine.kernel_arguments = at
+            machine.kernel_arguments_size = length - 1
+    elif tree.compatible(t, node, _RAMDISK):
+        machine.initrd.base = base
+        machine.initrd.size = size
+
+
+def _interrupt_controller(t: Tree, node: u64, depth: u32) -> None:
+    """`reg`: the distributor, then the regions of redistributors (binding arm,gic-v3)."""
+    _range(machine.distributor, t, node, depth, 0)
+    count = min(tree.cell(t, node, _REGIONS, 1), REDISTRIBUTOR_REGIONS_MAX)
+    for i in range(count):
+        _range(machine.redistributors[i], t, node, depth, 1 + i)
+    machine.redistributor_count = count

@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the device tree said about this machine, and what the core made of it; written once at boot."""
+
+from __future__ import annotations
+
+from gz.bits import Array, Pa, Struct, Va, array, storage, u32, u64
+from gz.metal import inline
+
+RAM_BANKS_MAX = 16
+REDISTRIBUTOR_REGIONS_MAX = 8
+
+
+class PhysicalRange(Struct):
+    """Bytes; a size of 0 means that there is none."""
+
+    base: Pa
+    size: u64
+
+
+class Machine(Struct):
+    tree: Pa  # as the loader left it
+    ram: Array[PhysicalRange] = array(RAM_BANKS_MAX)
+    ram_count: u32
+    image: PhysicalRange  # the core itself, where it was loaded
+    pool: PhysicalRange  # its frames
+    doorbell: Pa  # identity: the same IPA
+    uart: PhysicalRange
+    distributor: PhysicalRange
+    redistributors: Array[PhysicalRange] = array(REDISTRIBUTOR_REGIONS_MAX)
+    redistributor_count: u32
+    gicd: Va  # the distributor's frame in the device window
+    group0: u32  # 1: GICD_CTLR.DS, so that Group 0 interrupts are ours to use
+    psci_smc: u32  # 1: firmware answers PSCI over SMC
+    cpu_count: u32  # of those in the tree, as many as there is room for
+    kernel: PhysicalRange  # boot modules
+    kernel_arguments: Va  # in the tree, without the final NUL
+    kernel_arguments_size: u64
+    initrd: PhysicalRange
+    zero_block: u64  # bytes that DC ZVA clears, 0: prohibited
+    cache_line: u64  # bytes, the smallest data cache line
+
+
+machine = storage(Machine)
+
+
+@inline
+def overlaps(a: Pa, a_size: u64, b: Pa, b_size: u64) -> bool:
+    return a_size != 0 and b_size != 0 and a < b + b_size and b < a + a_size
