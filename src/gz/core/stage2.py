@@ -54,7 +54,8 @@ HOST_VMID = 0
 
 _IPA_BITS_MAX = 40  # the public clients' maps end there; level 1 resolves it with two frames
 _PA_SIZE_48 = 5  # VTCR_EL2.PS: what the 4 KiB granule addresses without FEAT_LPA2
-_IPA_BITS = table(u64, [min(PA_BITS[size] if size < len(PA_BITS) else 0, _IPA_BITS_MAX) or 40 for size in range(16)])
+#: By ID_AA64MMFR0_EL1.PARange; more than the architecture knows is more than enough.
+_IPA_BITS = table(u64, [min(bits, _IPA_BITS_MAX) for bits in PA_BITS] + [_IPA_BITS_MAX] * (16 - len(PA_BITS)))
 _ROOT_RESOLVES = GIGABYTE_SHIFT + TABLE_BITS
 _INDEX = TABLE_ENTRIES - 1
 _TLBI_SHIFT = 12  # TLBI IPAS2E1IS takes the address from bit 12 on
@@ -239,26 +240,29 @@ def cancel(s: Stage2, ipa: Ipa, size: u64) -> None:
         _free_chain(s, dead)
 
 
-def commit(s: Stage2, ipa: Ipa, size: u64, clean: bool) -> None:
-    """Turn the reserved leaves in [ipa, ipa + size) valid.
+def commit(s: Stage2, ipa: Ipa, size: u64, clean: bool) -> u64:
+    """Turn the reserved leaves in [ipa, ipa + size) valid; gives their bytes.
 
     `clean`: first write the pages back to the point of coherency, for a guest begins with its caches off.
     """
+    made: u64 = 0
     at = ipa
     end = ipa + size
     while at < end:
         entry, shift = find(s, at)
         descriptor = peek64(entry)
-        next = after(at, shift)
+        following = after(at, shift)
         if is_reserved(descriptor):
             if clean:
                 memory.clean(output(descriptor), u64(1) << shift)
             poke64(entry, descriptor | VALID)
-            if shift == PAGE_SHIFT and (u64(next) & ((1 << BLOCK_SHIFT) - 1) == 0 or next >= end):
+            made += u64(1) << shift
+            if shift == PAGE_SHIFT and (u64(following) & ((1 << BLOCK_SHIFT) - 1) == 0 or following >= end):
                 _merge(s, at)
-        at = next
+        at = following
     dsb("ishst")
     isb()
+    return made
 
 
 def unmap(s: Stage2, ipa: Ipa, size: u64) -> i64:
@@ -269,7 +273,7 @@ def unmap(s: Stage2, ipa: Ipa, size: u64) -> i64:
     if not _split(s, ipa) or not _split(s, end):
         return Error.NO_MEMORY
     cleared: u64 = 0
-    guard = _below(s)
+    previous, control = _below(s)
     at = ipa
     while at < end:
         entry, shift = find(s, at)
@@ -288,7 +292,7 @@ def unmap(s: Stage2, ipa: Ipa, size: u64) -> i64:
         dsb("ish")
         tlbi("vmalle1is")  # entries that combine both stages (DDI 0487 D8.14.5)
     dsb("ish")
-    _back(guard)
+    _back(previous, control)
     _free_chain(s, dead)
     return Error.NO_ERROR
 
@@ -301,11 +305,11 @@ def after(at: Ipa, shift: u64) -> Ipa:
 
 def flush(s: Stage2) -> None:
     """All CPUs forget every translation of this VMID."""
-    guard = _below(s)
+    previous, control = _below(s)
     dsb("ishst")
     tlbi("vmalls12e1is")
     dsb("ish")
-    _back(guard)
+    _back(previous, control)
 
 
 @inline
@@ -325,8 +329,7 @@ def _below(s: Stage2) -> tuple[u64, u64]:
 
 
 @inline
-def _back(guard: tuple[u64, u64]) -> None:
-    previous, control = guard
+def _back(previous: u64, control: u64) -> None:
     if sysreg.VTTBR_EL2 != previous:
         sysreg.VTTBR_EL2 = previous
         isb()
@@ -394,15 +397,15 @@ def _unlink_empty(s: Stage2, ipa: Ipa, end: Ipa) -> Pa:
     at = ipa
     while at < end:
         upper = va(s.root) + 8 * (u64(at) >> GIGABYTE_SHIFT)
-        next = after(at, GIGABYTE_SHIFT)
+        following = after(at, GIGABYTE_SHIFT)
         if peek64(upper) & TYPE_MASK == TABLE:
-            while at < next and at < end:
+            while at < following and at < end:
                 lower = va(output(peek64(upper))) + 8 * ((u64(at) >> BLOCK_SHIFT) & _INDEX)
                 if peek64(lower) & TYPE_MASK == TABLE:
                     dead = _unlink(lower, dead)
                 at = after(at, BLOCK_SHIFT)
             dead = _unlink(upper, dead)
-        at = next
+        at = following
     return dead
 
 
@@ -420,9 +423,9 @@ def _unlink(entry: Va, dead: Pa) -> Pa:
 def _free_chain(s: Stage2, dead: Pa) -> None:
     frame = dead
     while frame != 0:
-        next = Pa(peek64(va(frame)))
+        rest = Pa(peek64(va(frame)))
         _free_table(s, frame)
-        frame = next
+        frame = rest
 
 
 @inline

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Guest memory: slots, and the host's pages that come into them (gzvm ABI 1.6, 2.1, 2.2).
+
+All but `find` is called with the VM's lock held.  A call maps all of its pages or none: each page is first lent and its
+leaf reserved, then all of them become valid.  What the host may change meanwhile is read once.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gz.core.lock as lock
+import gz.core.memory as memory
+import gz.core.pages as pages
+import gz.core.stage2 as stage2
+from gz.abi.errors import Error
+from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
+from gz.abi.run import PAGE_SIZE
+from gz.arm64.descriptors import PAGE_SHIFT, VALID
+from gz.bits import Array, Ipa, Pa, Struct, i64, u32, u64
+from gz.metal import inline, load_acquire, peek64, poke64, popcount, read_once, store_release, view
+
+if TYPE_CHECKING:
+    from gz.core.vm import Vm
+
+_PFN_LIMIT = 1 << (48 - PAGE_SHIFT)
+
+
+class Slot(Struct):
+    base: Ipa
+    page_count: u64  # 0: not declared; written last
+    mapped: u64  # pages of it that the guest has
+    purpose: u64
+
+
+class Announcement(Struct):
+    """What MEMREGION_PURPOSE said about the declaration that follows it."""
+
+    base: Ipa
+    size: u64
+    purpose: u64
+    pending: u32
+    ever: u32  # 0: this driver (G1) never announces, its SET_MEMREGION always populates
+
+
+def find(vm: Vm, ipa: Ipa) -> Slot | None:
+    """The slot that `ipa` lies in.  Without lock: a slot being declared is seen or not."""
+    for i in range(SLOTS_MAX):
+        slot = vm.slots[i]
+        count = load_acquire(slot.page_count)
+        if ipa >= slot.base and (ipa - slot.base) >> PAGE_SHIFT < count:
+            return slot
+    return None
+
+
+def announce(vm: Vm, base: Ipa, size: u64, purpose: u64) -> i64:
+    if not stage2.in_range(base, size) or purpose > Purpose.STATIC_SWIOTLB or popcount(purpose) > 1:
+        return Error.INVALID_ARGS
+    announced = vm.announced
+    announced.base = base
+    announced.size = size
+    announced.purpose = purpose
+    announced.pending = 1
+    announced.ever = 1
+    return Error.NO_ERROR
+
+
+def set_region(vm: Vm, buffer: Pa) -> i64:
+    """SET_MEMREGION; `buffer` is two pages shared with the core.  The call after an announcement declares the slot."""
+    head = view(MemoryRegion, memory.va(buffer))
+    number = read_once(head.slot)
+    count = read_once(head.constituent_count)
+    total = read_once(head.total_pages)
+    base = Ipa(read_once(head.gpa))
+    if number >= SLOTS_MAX or total > stage2.limit() >> PAGE_SHIFT or not stage2.in_range(base, total << PAGE_SHIFT):
+        return Error.INVALID_ARGS
+    slot = vm.slots[number]
+    announced = vm.announced
+    if announced.pending != 0 and base == announced.base:
+        if total << PAGE_SHIFT != announced.size:
+            return Error.INVALID_ARGS
+        error = _declare(vm, number, base, total, announced.purpose)
+        if error == Error.NO_ERROR:
+            announced.pending = 0
+        return error
+    if count == 0 or count > CONSTITUENTS_MAX:
+        return Error.INVALID_ARGS
+    if announced.ever == 0:
+        return _populate_unannounced(vm, number, buffer, base, total, count)
+    if not _contains(slot, base, total):
+        return Error.INVALID_ARGS
+    return _populate(vm, slot, buffer, base, total, count)
+
+
+def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i64:
+    """A slot may be declared again as it is, and as another one while it is empty."""
+    slot = vm.slots[number]
+    if slot.page_count != 0 and slot.base == base and slot.page_count == page_count:
+        slot.purpose = purpose
+        return Error.NO_ERROR
+    if slot.mapped != 0 or _overlaps(vm, number, base, page_count):
+        return Error.INVALID_ARGS
+    store_release(slot.page_count, 0)
+    slot.base = base
+    slot.purpose = purpose
+    store_release(slot.page_count, page_count)
+    return Error.NO_ERROR
+
+
+def _overlaps(vm: Vm, number: u32, base: Ipa, page_count: u64) -> bool:
+    """Another slot than `number` has one of these pages."""
+    for i in range(SLOTS_MAX):
+        slot = vm.slots[i]
+        if i != number and base < slot.base + (slot.page_count << PAGE_SHIFT):
+            if slot.base < base + (page_count << PAGE_SHIFT):
+                return True
+    return False
+
+
+@inline
+def _contains(slot: Slot, base: Ipa, page_count: u64) -> bool:
+    if base < slot.base:
+        return False
+    first = (base - slot.base) >> PAGE_SHIFT
+    return first < slot.page_count and page_count <= slot.page_count - first
+
+
+def _populate_unannounced(vm: Vm, number: u32, buffer: Pa, base: Ipa, total: u64, count: u32) -> i64:
+    """G1: the first call for a slot makes it, those that follow it continue it (gzvm ABI 1.6)."""
+    slot = vm.slots[number]
+    known = _contains(slot, base, total)
+    grown = total
+    start = base
+    if slot.page_count != 0:
+        start = slot.base
+        grown = slot.page_count + total
+    if not known:
+        if slot.page_count != 0 and base != slot.base + (slot.page_count << PAGE_SHIFT):
+            return Error.INVALID_ARGS
+        if _overlaps(vm, number, start, grown):
+            return Error.INVALID_ARGS
+    error = _populate(vm, slot, buffer, base, total, count)
+    if error == Error.NO_ERROR and not known:
+        slot.base = start
+        store_release(slot.page_count, grown)
+    return error
+
+
+def _populate(vm: Vm, slot: Slot, buffer: Pa, base: Ipa, total: u64, count: u32) -> i64:
+    runs = view(Array[Constituent], memory.va(buffer) + MemoryRegion.size, CONSTITUENTS_MAX)
+    done: u64 = 0
+    for i in range(count):
+        run_pages = u64(read_once(runs[i].page_count))
+        error: i64 = Error.INVALID_ARGS
+        if run_pages != 0 and run_pages <= total - done:
+            error = _reserve(vm, base + (done << PAGE_SHIFT), Pa(read_once(runs[i].address)), run_pages)
+        if error != Error.NO_ERROR:
+            _cancel(vm, base, min(done + run_pages, total))
+            return error
+        done += run_pages
+    if done != total:
+        _cancel(vm, base, done)
+        return Error.INVALID_ARGS
+    _commit(vm, slot, base, total)
+    return Error.NO_ERROR
+
+
+def map_pages(vm: Vm, number: u64, pfn: u64, gfn: u64, count: u64) -> i64:
+    """MAP_GUEST: adjacent pages."""
+    error = _check_window(vm, number, gfn, count)
+    if error != Error.NO_ERROR:
+        return error
+    base = Ipa(gfn << PAGE_SHIFT)
+    error = Error.INVALID_ARGS
+    if pfn < _PFN_LIMIT:
+        error = _reserve(vm, base, Pa(pfn << PAGE_SHIFT), count)
+    if error != Error.NO_ERROR:
+        _cancel(vm, base, count)
+        return error
+    _commit(vm, vm.slots[number], base, count)
+    return Error.NO_ERROR
+
+
+def map_block(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
+    """MAP_GUEST_BLOCK: the pages that the mailbox lists; runs of adjacent ones go in one, 512 aligned ones as a block."""
+    if vm.mailbox == 0:
+        return Error.INVALID_ARGS
+    error = _check_window(vm, number, gfn, count)
+    if error != Error.NO_ERROR:
+        return error
+    base = Ipa(gfn << PAGE_SHIFT)
+    mailbox = view(Array[u64], memory.va(vm.mailbox), BLOCK_PAGES)
+    done: u64 = 0
+    first = read_once(mailbox[0])
+    while done < count:
+        run: u64 = 1
+        following: u64 = 0
+        while done + run < count:
+            following = read_once(mailbox[done + run])
+            if following != first + run:
+                break
+            run += 1
+        error = Error.INVALID_ARGS
+        if first < _PFN_LIMIT:
+            error = _reserve(vm, base + (done << PAGE_SHIFT), Pa(first << PAGE_SHIFT), run)
+        if error != Error.NO_ERROR:
+            _cancel(vm, base, count)
+            return error
+        done += run
+        first = following
+    _commit(vm, vm.slots[number], base, count)
+    return Error.NO_ERROR
+
+
+@inline
+def _check_window(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
+    if number >= SLOTS_MAX or count == 0 or count > BLOCK_PAGES or gfn >= stage2.limit() >> PAGE_SHIFT:
+        return Error.INVALID_ARGS
+    if not _contains(vm.slots[number], Ipa(gfn << PAGE_SHIFT), count):
+        return Error.INVALID_ARGS
+    return Error.NO_ERROR
+
+
+def _reserve(vm: Vm, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
+    """Lend adjacent pages and reserve their leaves; those that the guest has just there already stay as they are."""
+    if u64(pa) & (PAGE_SIZE - 1) != 0:
+        return Error.INVALID_ARGS
+    size = page_count << PAGE_SHIFT
+    done: u64 = 0
+    while done < size:
+        error, span, new = stage2.reserve(vm.stage2, ipa + done, pa + done, size - done, stage2.NORMAL)
+        if error != Error.NO_ERROR:
+            return error
+        if new and not pages.lend(pa + done, span >> PAGE_SHIFT, vm.vmid):
+            stage2.drop(vm.stage2, ipa + done)
+            return Error.INVALID_ARGS
+        done += span
+    return Error.NO_ERROR
+
+
+def _cancel(vm: Vm, base: Ipa, page_count: u64) -> None:
+    at = base
+    end = base + (page_count << PAGE_SHIFT)
+    while at < end:
+        entry, shift = stage2.find(vm.stage2, at)
+        leaf = peek64(entry)
+        if stage2.is_reserved(leaf):
+            _take_back(vm, stage2.output(leaf), u64(1) << shift)
+        at = stage2.after(at, shift)
+    stage2.cancel(vm.stage2, base, page_count << PAGE_SHIFT)
+
+
+def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
+    fresh = stage2.commit(vm.stage2, base, page_count << PAGE_SHIFT, True) >> PAGE_SHIFT
+    slot.mapped += fresh
+    vm.lent_count += fresh
+
+
+def relinquish(vm: Vm, ipa: Ipa) -> i64:
+    """The guest gives a page back (MEM_RELINQUISH): unmapped, wiped, the host's alone.  Takes the VM's lock itself."""
+    if u64(ipa) & (PAGE_SIZE - 1) != 0:
+        return Error.INVALID_ARGS
+    lock.acquire(vm.lock)
+    error = _relinquish(vm, ipa)
+    lock.release(vm.lock)
+    return error
+
+
+def _relinquish(vm: Vm, ipa: Ipa) -> i64:
+    slot = find(vm, ipa)
+    if slot is None:
+        return Error.INVALID_ARGS
+    entry, shift = stage2.find(vm.stage2, ipa)
+    leaf = peek64(entry)
+    if leaf & VALID == 0:
+        return Error.INVALID_ARGS
+    page = stage2.output(leaf) + (u64(ipa) & ((u64(1) << shift) - 1))
+    error = stage2.unmap(vm.stage2, ipa, PAGE_SIZE)
+    if error != Error.NO_ERROR:
+        return error
+    memory.zero(page, PAGE_SIZE)
+    memory.clean(page, PAGE_SIZE)
+    _take_back(vm, page, PAGE_SIZE)
+    slot.mapped -= 1
+    vm.lent_count -= 1
+    return Error.NO_ERROR
+
+
+def give_back(vm: Vm, budget: u64) -> bool:
+    """The end: about `budget` pages (0: all) return to the host.  True: none is left.  No TLB knows them any more."""
+    end = Ipa(stage2.limit())
+    given: u64 = 0
+    at = vm.given_back
+    while at < end and (budget == 0 or given < budget):
+        entry, shift = stage2.find(vm.stage2, at)
+        leaf = peek64(entry)
+        if leaf != 0:
+            given += u64(1) << (shift - PAGE_SHIFT)
+            _take_back(vm, stage2.output(leaf), u64(1) << shift)
+            poke64(entry, 0)
+        at = stage2.after(at, shift)
+    vm.given_back = at
+    vm.lent_count -= given
+    return at >= end
+
+
+def _take_back(vm: Vm, base: Pa, size: u64) -> None:
+    taken = pages.take_back(base, size >> PAGE_SHIFT, vm.vmid)
+    assert taken, "a guest's page was not lent to it"
