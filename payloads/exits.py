@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What leaving a guest costs: average instructions of one round trip, from the guest's side.
+
+Under QEMU with `-icount shift=0` an instruction is a nanosecond of virtual time, whatever the machine, so the
+counter measures instructions. Each line is a name and a count, a few instructions of loop
+included. The operations are those of kvm-unit-tests' micro-bench, but for `ipi`, which the CPU sends to
+itself, and `timer`, whose deadline has passed when it is set.
+"""
+
+from __future__ import annotations
+
+from gz.arm64.gic import SPURIOUS, Gicd
+from gz.arm64.gic_interface import ICC_SGI1R_EL1
+from gz.arm64.insn import hvc, isb
+from gz.arm64.psci import Psci
+from gz.arm64.registers import MPIDR_EL1
+from gz.arm64.sysreg import sysreg
+from gz.arm64.timer import CNT_CTL
+from gz.bits import Va, Window, at, u32, u64
+from gz.metal import export, log, mmio, noinline
+from payloads.interrupts import DISTRIBUTOR, SGI, enable, handled
+
+#: Magic of the first virtio-mmio device: a register every VMM serves itself.
+VIRTIO = 0x0A00_0000
+
+ROUNDS = 4096
+USER_ROUNDS = 256
+_NANOSECONDS = 1_000_000_000
+
+
+class VirtioMmio(Window):
+    MAGIC: u32 = at(0)
+
+
+def now() -> u64:
+    isb()
+    ticks = sysreg.CNTVCT_EL0
+    isb()
+    return ticks
+
+
+def average(begin: u64, rounds: u64) -> u64:
+    """Nanoseconds per round since `begin`, rounded."""
+    total = (now() - begin) * _NANOSECONDS
+    divisor = sysreg.CNTFRQ_EL0 * rounds
+    return (total + divisor // 2) // divisor
+
+
+@noinline
+def hvc_psci_version() -> u64:
+    begin = now()
+    for _ in range(ROUNDS):
+        hvc(Psci.VERSION)
+    return average(begin, ROUNDS)
+
+
+@noinline
+def mmio_read_vgic() -> u64:
+    distributor = mmio(Gicd, Va(DISTRIBUTOR))
+    begin = now()
+    for _ in range(ROUNDS):
+        _ = distributor.IIDR
+    return average(begin, ROUNDS)
+
+
+@noinline
+def mmio_read_user() -> u64:
+    device = mmio(VirtioMmio, Va(VIRTIO))
+    begin = now()
+    for _ in range(USER_ROUNDS):
+        _ = device.MAGIC
+    return average(begin, USER_ROUNDS)
+
+
+@noinline
+def eoi() -> u64:
+    begin = now()
+    for _ in range(ROUNDS):
+        sysreg.ICC_EOIR1_EL1 = SPURIOUS
+    return average(begin, ROUNDS)
+
+
+@noinline
+def ipi() -> u64:
+    mpidr = MPIDR_EL1(sysreg.MPIDR_EL1)
+    request = ICC_SGI1R_EL1(
+        INTID=SGI, TargetList=u64(1) << mpidr.Aff0, Aff1=mpidr.Aff1, Aff2=mpidr.Aff2, Aff3=mpidr.Aff3
+    )
+    begin = now()
+    for _ in range(ROUNDS):
+        before = handled()
+        sysreg.ICC_SGI1R_EL1 = request
+        isb()
+        while handled() == before:
+            pass
+    return average(begin, ROUNDS)
+
+
+@noinline
+def timer() -> u64:
+    sysreg.CNTV_CTL_EL0 = CNT_CTL(ENABLE=1, IMASK=1)
+    begin = now()
+    for _ in range(ROUNDS):
+        before = handled()
+        sysreg.CNTV_CVAL_EL0 = sysreg.CNTVCT_EL0
+        sysreg.CNTV_CTL_EL0 = CNT_CTL(ENABLE=1)
+        isb()
+        while handled() == before:
+            pass
+    return average(begin, ROUNDS)
+
+
+@export
+def payload(tree: Va) -> None:
+    enable()
+    log(f"hvc_psci_version {hvc_psci_version()}\n")
+    log(f"mmio_read_vgic {mmio_read_vgic()}\n")
+    log(f"mmio_read_user {mmio_read_user()}\n")
+    log(f"eoi {eoi()}\n")
+    log(f"ipi {ipi()}\n")
+    log(f"timer {timer()}\n")

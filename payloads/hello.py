@@ -1,0 +1,12 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smallest guest: says where its device tree is and powers off."""
+
+from __future__ import annotations
+
+from gz.bits import Va
+from gz.metal import export, log
+
+
+@export
+def payload(tree: Va) -> None:
+    log(f"hello from a guest, device tree at {tree:#x}\n")
