@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every linked image is held to: no relocations, no GOT, W^X, no FP registers, no recursion, a bounded stack."""
+"""What every linked image is held to: no relocations, W^X, no FP registers, no recursion, a bounded stack."""
 
 from __future__ import annotations
 
@@ -202,8 +202,9 @@ def address_taken(objects: Collection[Path]) -> frozenset[str]:
                 if index in sections and kind != "STT_SECTION" and not name.startswith("$")
             }
             symtab = elf.get_section_by_name(".symtab")
+            assert isinstance(symtab, SymbolTableSection)
             for table in elf.iter_sections():
-                if not isinstance(table, RelocationSection) or symtab is None:
+                if not isinstance(table, RelocationSection):
                     continue
                 if not elf.get_section(table["sh_info"])["sh_flags"] & SHF_ALLOC:
                     continue
@@ -226,7 +227,7 @@ def stack_depths(
     graph: Mapping[str, Function], targets: Mapping[str, Collection[str]]
 ) -> dict[str, tuple[int, Chain]]:
     """For each function the bytes of stack that it and its callees need at most, and the chain of calls that
-    needs them. `targets`: what a function's indirect calls reach. CheckError if a chain comes back to itself."""
+    needs them. `targets`: what a function's indirect calls reach. CheckError if a chain returns to itself."""
     depth: dict[str, int] = {}
     deepest: dict[str, str | None] = {}
     open_: list[str] = []
@@ -285,9 +286,9 @@ def check(
     taken: Collection[str] = (),
     indirect_calls: Mapping[str, Collection[str]] | None = None,
 ) -> Measures:
-    """Hold a linked image to the rules. `own_stacks`: functions that assembly calls on a stack of their own, and
-    its size. `taken`, `indirect_calls`: what indirect calls may reach, see image.build. CheckError lists every
-    breach."""
+    """Hold a linked image to the rules. `own_stacks`: functions that assembly calls on a stack of their own,
+    and its size. `taken`, `indirect_calls`: what indirect calls may reach, see image.build. CheckError lists
+    every breach."""
     with path.open("rb") as stream:
         elf = ELFFile(stream)
         problems = list(_structure(elf))
@@ -314,7 +315,7 @@ def check(
 
 
 def flatten(path: Path) -> bytes:
-    """The loadable segments' contents as one piece, from the lowest address to the last byte the file holds."""
+    """The loadable segments' contents as one piece, from the lowest address to the last byte in the file."""
     with path.open("rb") as stream:
         segments = [segment for segment in ELFFile(stream).iter_segments() if segment["p_type"] == "PT_LOAD"]
         base = min(segment["p_vaddr"] for segment in segments)

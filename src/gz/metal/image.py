@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Linking the whole program at its fixed virtual address: an ELF for the debugger and the flat arm64 Image."""
+"""Linking the program at its fixed virtual address: an ELF for the debugger and the flat arm64 Image."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ TARGET = "aarch64-none-elf"
 HEADER = struct.Struct("<II QQQ QQQ 4sI")
 HEADER_MAGIC = b"ARM\x64"
 
-# The code at the image's start runs where it was loaded, before the MMU is on; all else at the addresses given here.
-# A flat image keeps the distances, so PC-relative addresses are right in both worlds.
+# The code at the image's start runs where it was loaded, before the MMU is on; all else at the addresses given
+# here. A flat image keeps the distances, so PC-relative addresses are right in both worlds.
 LINKER_SCRIPT = """\
 ENTRY(_start)
 PHDRS {{
@@ -68,8 +68,8 @@ class Assembly:
 
 @dataclass(frozen=True)
 class Report:
-    """Bytes and seconds. text: all code. image: the flat file. worst_stack: the deepest chain of calls, function
-    and frame, from the outermost to the innermost."""
+    """Bytes and seconds. text: all code. image: the flat file. worst_stack: the deepest chain of calls,
+    function and frame, from the outermost to the innermost."""
 
     text_bytes: int
     image_bytes: int
@@ -99,10 +99,10 @@ def build(
     own_stacks: Mapping[str, int] | None = None,
     indirect_calls: Mapping[str, Collection[str]] | None = None,
 ) -> Image:
-    """Compile, link and check. `own_stacks`: the size of the stack that assembly sets up for a function it calls
-    there. `indirect_calls` tells, by symbol, which functions one may reach through function
-    tables, itself or through those it calls; without it every indirect call may reach every function whose
-    address is taken. zig.ToolError or elf.CheckError; then no finished output is left."""
+    """Compile, link and check. `own_stacks`: the size of the stack that assembly sets up for a function it
+    calls there. `indirect_calls` tells, by symbol, which functions one may reach through function tables,
+    itself or through those it calls; without it every indirect call may reach every function whose address
+    is taken. zig.ToolError or elf.CheckError; then no finished output is left."""
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     linked, flat = directory / f"{name}.elf", directory / f"{name}.img"

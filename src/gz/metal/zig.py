@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""clang, the assembler and lld out of the ziglang wheel: no system compiler, the same bytes on every machine."""
+"""clang, assembler and lld out of the ziglang wheel: no system compiler, the same bytes on every machine."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def run(tool: str, arguments: Sequence[str], directory: Path) -> None:
 
 def compile_ir(source: str, target: str, output: str, directory: Path, options: Sequence[str] = ()) -> None:
     """Text IR to an object. CPU features are the functions' own attributes."""
-    # Without trap-unreachable a function that ends in `unreachable` runs on into whatever is linked behind it.
+    # Without trap-unreachable a function that ends in `unreachable` runs on into what is linked behind it.
     options = [
         "-O2",
         "-ffreestanding",

@@ -1,0 +1,371 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The IR around a program under the JIT: ways in that come back from panics, ways out into Python callbacks.
+
+A way in (`gz_jit_enter.<function>`) takes its arguments as i64, calls setjmp and puts the jump buffer into
+FRAME. A panic, a fault or an exception in a callback longjmps there with a Status. While Python runs inside a
+callback FRAME is null: nothing may jump over Python's frames.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import mmap
+import os
+import signal
+import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+
+import llvmlite.binding as llvm
+
+from gz.bits.types import (
+    BoolType,
+    EnumType,
+    IntType,
+    NeverType,
+    NoneType,
+    PointerType,
+    RegisterType,
+    TupleType,
+    Type,
+)
+from gz.metal.buffer import map_at
+
+
+class Status(IntEnum):
+    """Why a call did not return."""
+
+    PANIC = 1
+    PYTHON = 2  # a callback raised
+    FAULT = 3  # the processor did
+    HANG = 4
+
+
+class Word(IntEnum):
+    """What the 64-bit words of the page shared with the generated code hold."""
+
+    FRAME = 0
+    STATUS = 1
+    CALLS = 2
+    PENDING = 3  # a callback raised
+    SIGNAL = 4
+    FAULT_ADDRESS = 5
+    TICKS = 6
+    CALLS_AT_TICK = 7
+    TICK_LIMIT = 8
+    RECORDS = 9  # count of records of log and panic
+    RESULT = 16  # of tuples: one word each
+    RECORD = 64  # RECORD_COUNT times kind, a, b, c
+
+
+class Kind(IntEnum):
+    """Records of log and panic."""
+
+    TEXT = 1  # address, length
+    NUMBER = 2  # value, base, signed
+    PANIC = 3  # file's address, length, line
+
+
+RECORD_COUNT = 1024
+#: A call that goes on for that many ticks of CPU time is in an endless loop.
+HANG_TICKS = 40
+TICK_SECONDS = 0.25
+
+# At a fixed place, so that the generated code is the same in every process.
+PAGE_ADDRESS = 0xF_0000_0000
+PAGE_SIZE = -(-(Word.RECORD + 4 * RECORD_COUNT) * 8 // mmap.PAGESIZE) * mmap.PAGESIZE
+
+
+def word(name: Word, index: int = 0) -> str:
+    return f"inttoptr (i64 {PAGE_ADDRESS + 8 * (name + index)} to ptr)"
+
+
+DECLARATIONS = """
+declare i32 @_setjmp(ptr) returns_twice
+declare void @longjmp(ptr, i32) noreturn
+"""
+
+
+@dataclass(frozen=True)
+class Signature:
+    """A function's LLVM types."""
+
+    result: str
+    parameters: tuple[str, ...]
+
+    @classmethod
+    def of(cls, function: llvm.ValueRef) -> Signature:
+        type = function.global_value_type
+        return cls(str(type.get_function_return()), tuple(map(str, type.get_function_parameters())))
+
+    @classmethod
+    def declared(cls, parameters: Iterable[Type], result: Type) -> Signature:
+        """How the compiler passes the types of the language."""
+        return cls(_llvm_type(result), tuple(_llvm_type(type) for type in parameters))
+
+
+def _llvm_type(type: Type) -> str:
+    if isinstance(type, EnumType | RegisterType):
+        type = type.base
+    if isinstance(type, IntType):
+        return f"i{type.bits}"
+    if isinstance(type, TupleType):
+        return f"{{ {', '.join(map(_llvm_type, type.elements))} }}"
+    if isinstance(type, NoneType | NeverType):
+        return "void"
+    return "i1" if isinstance(type, BoolType) else "ptr" if isinstance(type, PointerType) else "i64"
+
+
+#: Signatures of the slots in gz.metal.target whose callbacks are Python's.
+CALLBACKS = {
+    "gz_jit_on_read": Signature("i64", ("i32",)),
+    "gz_jit_on_write": Signature("void", ("i32", "i64")),
+    "gz_jit_on_smc": Signature("void", ("ptr", "i64", "ptr", "ptr")),
+}
+
+
+def jump(status: Status) -> str:
+    return f"""\
+  %frame = load volatile ptr, ptr {word(Word.FRAME)}, align 8
+  store volatile i64 0, ptr {word(Word.FRAME)}, align 8
+  call void @longjmp(ptr %frame, i32 {status:d})
+  unreachable
+"""
+
+
+def record(kind: Kind, *values: str) -> str:
+    lines = [
+        f"  %count = load i64, ptr {word(Word.RECORDS)}, align 8",
+        f"  %slot = and i64 %count, {RECORD_COUNT - 1}",
+        f"  %place = getelementptr [4 x i64], ptr {word(Word.RECORD)}, i64 %slot",
+    ]
+    for index, value in enumerate([str(int(kind)), *values]):
+        lines.append(f"  %place{index} = getelementptr i64, ptr %place, i64 {index}")
+        lines.append(f"  store i64 {value}, ptr %place{index}, align 8")
+    lines.append("  %next = add i64 %count, 1")
+    lines.append(f"  store i64 %next, ptr {word(Word.RECORDS)}, align 8")
+    return "\n".join(lines) + "\n"
+
+
+SINKS = f"""
+define void @gz_jit_sink.text(ptr %text, i64 %length) {{
+  %address = ptrtoint ptr %text to i64
+{record(Kind.TEXT, "%address", "%length", "0")}  ret void
+}}
+define void @gz_jit_sink.number(i64 %value, i32 %base, i32 %signed) {{
+  %wide = zext i32 %base to i64
+  %sign = zext i32 %signed to i64
+{record(Kind.NUMBER, "%value", "%wide", "%sign")}  ret void
+}}
+define void @gz_jit_sink.panic_begin(ptr %file, i64 %length, i32 %line) {{
+  %address = ptrtoint ptr %file to i64
+  %wide = zext i32 %line to i64
+{record(Kind.PANIC, "%address", "%length", "%wide")}  ret void
+}}
+define void @gz_jit_sink.panic() noinline {{
+{jump(Status.PANIC)}}}
+"""
+
+
+def _declare(name: str, signature: Signature) -> str:
+    return f'declare {signature.result} @"{name}"({", ".join(signature.parameters)})\n'
+
+
+def _narrow(name: str, type: str, value: str) -> str:
+    """An instruction that makes `name` of an LLVM type from an i64."""
+    if type == "ptr":
+        return f"  {name} = inttoptr i64 {value} to ptr\n"
+    return (
+        f"  {name} = add i64 {value}, 0\n" if type == "i64" else f"  {name} = trunc i64 {value} to {type}\n"
+    )
+
+
+def _widen(name: str, type: str, value: str) -> str:
+    if type == "ptr":
+        return f"  {name} = ptrtoint ptr {value} to i64\n"
+    return f"  {name} = add i64 {value}, 0\n" if type == "i64" else f"  {name} = zext {type} {value} to i64\n"
+
+
+def struct_members(type: str) -> list[str]:
+    """`{ i64, i1 }` → ["i64", "i1"]: the tuples that functions return."""
+    return [member.strip() for member in type.strip("{} ").split(",")]
+
+
+def way_in(name: str, signature: Signature) -> str:
+    """`i64 gz_jit_enter.<name>(i64 …)`. The result is 0 for none; a tuple's members are in Word.RESULT."""
+    count = len(signature.parameters)
+    text = [_declare(name, signature)]
+    text.append(f'define i64 @"gz_jit_enter.{name}"({", ".join(f"i64 %a{i}" for i in range(count))}) {{\n')
+    text.append(f"""\
+  %buffer = alloca [64 x i64], align 16
+  %outer = load volatile i64, ptr {word(Word.FRAME)}, align 8
+  %code = call i32 @_setjmp(ptr %buffer) returns_twice
+  %first = icmp eq i32 %code, 0
+  br i1 %first, label %go, label %caught
+go:
+  %frame = ptrtoint ptr %buffer to i64
+  %calls = load i64, ptr {word(Word.CALLS)}, align 8
+  %calls.next = add i64 %calls, 1
+  store volatile i64 %calls.next, ptr {word(Word.CALLS)}, align 8
+  store volatile i64 %frame, ptr {word(Word.FRAME)}, align 8
+""")
+    text.extend(_narrow(f"%b{i}", type, f"%a{i}") for i, type in enumerate(signature.parameters))
+    arguments = ", ".join(f"{type} %b{i}" for i, type in enumerate(signature.parameters))
+    call = f'call {signature.result} @"{name}"({arguments})\n'
+    leave = f"  store volatile i64 %outer, ptr {word(Word.FRAME)}, align 8\n"
+    if signature.result == "void":
+        text.append(f"  {call}{leave}  ret i64 0\n")
+    elif signature.result.startswith("{"):
+        text.append(f"  %r = {call}{leave}")
+        for i, member in enumerate(struct_members(signature.result)):
+            text.append(f"  %m{i} = extractvalue {signature.result} %r, {i}\n")
+            text.append(_widen(f"%w{i}", member, f"%m{i}"))
+            text.append(f"  store i64 %w{i}, ptr {word(Word.RESULT, i)}, align 8\n")
+        text.append("  ret i64 0\n")
+    else:
+        text.append(f"  %r = {call}{leave}" + _widen("%w", signature.result, "%r") + "  ret i64 %w\n")
+    text.append(f"""\
+caught:
+  store volatile i64 %outer, ptr {word(Word.FRAME)}, align 8
+  %status = zext i32 %code to i64
+  store volatile i64 %status, ptr {word(Word.STATUS)}, align 8
+  ret i64 0
+}}
+""")
+    return "".join(text)
+
+
+def way_out(name: str, signature: Signature) -> str:
+    """`gz_jit_leave.<name>` calls the Python callback in the global `gz_jit_python.<name>`: i64 in, i64 out.
+    The members of a tuple are taken from Word.RESULT."""
+    count = len(signature.parameters)
+    names = ", ".join(f"{type} %a{i}" for i, type in enumerate(signature.parameters))
+    widened = "".join(_widen(f"%w{i}", type, f"%a{i}") for i, type in enumerate(signature.parameters))
+    words = ", ".join(f"i64 %w{i}" for i in range(count))
+    result = signature.result
+    if result == "void":
+        back = "  ret void\n"
+    elif result.startswith("{"):
+        back, whole = "", "poison"
+        for i, member in enumerate(struct_members(result)):
+            back += f"  %v{i} = load i64, ptr {word(Word.RESULT, i)}, align 8\n" + _narrow(
+                f"%n{i}", member, f"%v{i}"
+            )
+            back += f"  %s{i} = insertvalue {result} {whole}, {member} %n{i}, {i}\n"
+            whole = f"%s{i}"
+        back += f"  ret {result} {whole}\n"
+    else:
+        back = _narrow("%n", result, "%r") + f"  ret {result} %n\n"
+    return f"""
+@"gz_jit_python.{name}" = global ptr null, align 8
+define {result} @"gz_jit_leave.{name}"({names}) noinline {{
+  %python = load ptr, ptr @"gz_jit_python.{name}", align 8
+  %outer = load volatile i64, ptr {word(Word.FRAME)}, align 8
+  store volatile i64 0, ptr {word(Word.FRAME)}, align 8
+{widened}  %r = call i64 %python({words})
+  store volatile i64 %outer, ptr {word(Word.FRAME)}, align 8
+  %raised = load volatile i64, ptr {word(Word.PENDING)}, align 8
+  %well = icmp eq i64 %raised, 0
+  br i1 %well, label %back, label %raise
+back:
+{back}raise:
+{jump(Status.PYTHON)}}}
+"""
+
+
+#: struct sigaction of glibc (x86-64, arm64): handler, 128 bytes of mask, flags, restorer.
+SIGACTION_SIZE = 152
+SIGACTION_FLAGS_AT = 136
+SA_SIGINFO, SA_RESTART, SA_NODEFER = 4, 0x1000_0000, 0x4000_0000
+FAULTS = (signal.SIGSEGV, signal.SIGBUS, signal.SIGILL, signal.SIGFPE, signal.SIGTRAP)
+
+# A fault that is not in compiled code goes to the handler that was there before: it is put back and the
+# instruction runs again. siginfo_t has si_addr at 16.
+HANDLERS = f"""
+{DECLARATIONS}
+declare i32 @sigaction(i32, ptr, ptr)
+@old_actions = global [64 x [{SIGACTION_SIZE} x i8]] zeroinitializer, align 8
+
+define void @on_fault(i32 %signal, ptr %information, ptr %context) {{
+  %frame.now = load volatile i64, ptr {word(Word.FRAME)}, align 8
+  %ours = icmp ne i64 %frame.now, 0
+  br i1 %ours, label %leave, label %other
+leave:
+  %wide = zext i32 %signal to i64
+  store volatile i64 %wide, ptr {word(Word.SIGNAL)}, align 8
+  %place = getelementptr i8, ptr %information, i64 16
+  %address = load i64, ptr %place, align 8
+  store volatile i64 %address, ptr {word(Word.FAULT_ADDRESS)}, align 8
+{jump(Status.FAULT)}other:
+  %action = getelementptr [64 x [{SIGACTION_SIZE} x i8]], ptr @old_actions, i64 0, i32 %signal
+  %ignored = call i32 @sigaction(i32 %signal, ptr %action, ptr null)
+  ret void
+}}
+
+define void @on_tick(i32 %signal, ptr %information, ptr %context) {{
+  %frame.now = load volatile i64, ptr {word(Word.FRAME)}, align 8
+  %ours = icmp ne i64 %frame.now, 0
+  br i1 %ours, label %look, label %done
+look:
+  %calls = load volatile i64, ptr {word(Word.CALLS)}, align 8
+  %before = load volatile i64, ptr {word(Word.CALLS_AT_TICK)}, align 8
+  %ticks = load volatile i64, ptr {word(Word.TICKS)}, align 8
+  %same = icmp eq i64 %calls, %before
+  %more = add i64 %ticks, 1
+  %now = select i1 %same, i64 %more, i64 0
+  store volatile i64 %now, ptr {word(Word.TICKS)}, align 8
+  store volatile i64 %calls, ptr {word(Word.CALLS_AT_TICK)}, align 8
+  %limit = load volatile i64, ptr {word(Word.TICK_LIMIT)}, align 8
+  %long = icmp uge i64 %now, %limit
+  br i1 %long, label %leave, label %done
+leave:
+  store volatile i64 0, ptr {word(Word.TICKS)}, align 8
+{jump(Status.HANG)}done:
+  ret void
+}}
+"""
+
+
+def compile(text: str | llvm.ModuleRef, level: int) -> llvm.ExecutionEngine:
+    """IR to machine code of this process; RuntimeError if LLVM does not take it."""
+    module = llvm.parse_assembly(text) if isinstance(text, str) else text
+    module.verify()
+    machine = llvm.Target.from_default_triple().create_target_machine(opt=level)
+    if level:
+        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=level))
+        builder.getModulePassManager().run(module, builder)
+    engine = llvm.create_mcjit_compiler(module, machine)
+    engine.finalize_object()
+    return engine
+
+
+@functools.cache
+def shared_page() -> memoryview:
+    """The words, once per process, with the signal handlers behind them."""
+    llvm.initialize_native_target()
+    llvm.initialize_native_asmprinter()
+    map_at(PAGE_ADDRESS, PAGE_SIZE)
+    words = memoryview((ctypes.c_uint64 * (PAGE_SIZE // 8)).from_address(PAGE_ADDRESS)).cast("B").cast("Q")
+    words[Word.TICK_LIMIT] = HANG_TICKS
+    _ENGINES.append(engine := compile(HANDLERS, 1))
+    old_actions = engine.get_global_value_address("old_actions")
+    for number in (*FAULTS, signal.SIGPROF):
+        name = "on_tick" if number == signal.SIGPROF else "on_fault"
+        action = (ctypes.c_ubyte * SIGACTION_SIZE)()
+        struct.pack_into("<Q", action, 0, engine.get_function_address(name))
+        struct.pack_into("<I", action, SIGACTION_FLAGS_AT, SA_SIGINFO | SA_RESTART | SA_NODEFER)
+        old = ctypes.c_void_p(old_actions + SIGACTION_SIZE * number)
+        if ctypes.CDLL(None).sigaction(int(number), action, old) != 0:
+            raise OSError(f"sigaction({number.name}) failed")
+    _start_ticks()
+    os.register_at_fork(after_in_child=_start_ticks)
+    return words
+
+
+def _start_ticks() -> None:
+    signal.setitimer(signal.ITIMER_PROF, TICK_SECONDS, TICK_SECONDS)
+
+
+_ENGINES: list[llvm.ExecutionEngine] = []  # the handlers' code
