@@ -18,8 +18,8 @@ TARGET = "aarch64-none-elf"
 HEADER = struct.Struct("<II QQQ QQQ 4sI")
 HEADER_MAGIC = b"ARM\x64"
 
-# The code at the image's start runs where it was loaded, before the MMU is on; all else at the addresses given
-# here. A flat image keeps the distances, so PC-relative addresses are right in both worlds.
+# The code at the image's start runs where it was loaded, before the MMU is on; all else at the addresses
+# given here. A flat image keeps the distances, so PC-relative addresses are right in both worlds.
 LINKER_SCRIPT = """\
 ENTRY(_start)
 PHDRS {{
