@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The VMM: the program in the host that gives a guest its memory, its devices and its first instruction."""

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`python3 -m gz.vmm`: a guest with its consoles on this terminal.
+
+Exit status: 0 if the guest powered off, or what it wrote to its status port; 1 if it could not be started or
+failed; 2 for a wrong command line; 128 + n if signal n ended it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+
+from gz.driver.interface import DriverError
+from gz.driver.vm import open_vm
+from gz.vmm.exits import Ending
+from gz.vmm.loader import LoadError
+from gz.vmm.machine import Machine, Streams
+from gz.vmm.options import STATUS, Options, UsageError, open_port, parse
+from gz.vmm.streams import Output
+from gz.vmm.terminal import Terminal
+from gz.vmm.virtio.block import DiskError
+from gz.vmm.virtio.console import Port
+
+FLUSH_SECONDS = 5.0
+"""How long a reader that does not read may delay the end after a signal."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Interrupted(BaseException):
+    """A signal asked for the end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+
+
+class StatusPort:
+    """Collects the decimal number the guest writes."""
+
+    def __init__(self, name: str) -> None:
+        self._from_guest, to_me = os.pipe()
+        os.set_blocking(self._from_guest, False)
+        self.output = Output(to_me, name)
+        self.port = Port(name, None, self.output)
+
+    def value(self) -> int | None:
+        """The exit status; None if the guest wrote none that is one."""
+        self.output.close()
+        try:
+            text = os.read(self._from_guest, 64).strip()
+        except BlockingIOError:
+            return None
+        return int(text) if text.isdigit() and int(text) < 256 else None
+
+
+def log(line: str) -> None:
+    """One line for people, on a terminal that may be in raw mode."""
+    end = "\r\n" if sys.stderr.isatty() else "\n"
+    sys.stderr.write(f"gz: {line}{end}")
+    sys.stderr.flush()
+
+
+def main() -> int:
+    options = parse()
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
+    try:
+        return _run(options)
+    except (DriverError, LoadError, DiskError, UsageError) as error:
+        log(str(error))
+        return 1
+    except Interrupted as signalled:
+        log(f"ended by {signal.Signals(signalled.number).name}")
+        return 128 + signalled.number
+
+
+def _run(options: Options) -> int:
+    output = Output(1, "console")
+    status = next((StatusPort(option.name) for option in options.ports if option.kind == STATUS), None)
+    outputs = [output]
+    terminal = None
+    patience: float | None = FLUSH_SECONDS
+    try:
+        if os.isatty(0):
+            terminal = Terminal(0, lambda: os.kill(os.getpid(), signal.SIGTERM))
+        streams = Streams(output, terminal.fd if terminal else 0, options.hvc0)
+        ports = [
+            status.port if status and option.kind == STATUS else open_port(option) for option in options.ports
+        ]
+        outputs += [port.output for port in ports if port.output is not None]
+        end = _live(options, streams, ports)
+        patience = None
+    finally:
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_DFL if patience is None else signal.SIG_IGN)
+        for stream in outputs:
+            stream.close(patience)
+        if terminal is not None:
+            terminal.close()
+    if end.ending is Ending.FAILED:
+        log(end.why)
+        return 1
+    if status is None:
+        return 0
+    value = status.value()
+    if value is None:
+        log("the guest powered off without saying how it went")
+        return 1
+    return value
+
+
+def _live(options: Options, streams: Streams, ports: list[Port]):
+    """The guest's lives: a reset starts the next one from nothing. Gives how the last one ended."""
+    while True:
+        vm = open_vm(log)
+        machine = None
+        try:
+            machine = Machine(vm, options.plan, streams, ports, log)
+            end = machine.run()
+        finally:
+            for number in SIGNALS:
+                signal.signal(number, signal.SIG_IGN)  # what follows is short and must not be cut
+            if machine is not None:
+                machine.close()
+            del machine
+            vm.close()
+        if end.ending is not Ending.RESET:
+            return end
+        for number in SIGNALS:
+            signal.signal(number, _interrupt)
+
+
+def _interrupt(number: int, frame: object) -> None:
+    raise Interrupted(number)
+
+
+if __name__ == "__main__":
+    code = main()
+    sys.stdout.flush()
+    # Threads that wait for a reader or a key must not keep the process.
+    os._exit(code)

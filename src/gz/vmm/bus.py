@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's device addresses: who answers where."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol
+
+GRANULE_BITS = 9
+"""Windows start and end on multiples of 512 bytes, the smallest one the machines have (virtio-mmio): finding
+the window of an address is then one look-up."""
+GRANULE = 1 << GRANULE_BITS
+
+Read = Callable[[int, int], int]
+Write = Callable[[int, int, int], None]
+
+
+class Device(Protocol):
+    """What a bus calls. Offsets are relative to the device's window; `size` is 1, 2, 4 or 8 bytes."""
+
+    def read(self, offset: int, size: int) -> int:
+        """The value at `offset`; the caller takes its low `size` bytes."""
+        ...
+
+    def write(self, offset: int, size: int, value: int) -> None:
+        """Stores the low `size` bytes, already cut, at `offset`."""
+        ...
+
+
+class Overlap(ValueError):
+    """Two windows claim the same address."""
+
+
+class Bus:
+    """`windows` maps address >> GRANULE_BITS to (base, read, write): the exit path indexes it directly."""
+
+    def __init__(self, log: Callable[[str], object], open_value: int = 0) -> None:
+        self.windows: dict[int, tuple[int, Read, Write]] = {}
+        self._names: dict[int, str] = {}
+        self._log = log
+        self._open_value = open_value
+        self._reported: set[int] = set()
+
+    def attach(self, name: str, base: int, size: int, device: Device) -> None:
+        """Puts a device at base … base + size. Overlap if another is there, ValueError for odd bounds."""
+        if size <= 0 or base % GRANULE or size % GRANULE:
+            raise ValueError(
+                f"the window of {name}, {size:#x} bytes at {base:#x}, is not made of {GRANULE:#x}-byte steps"
+            )
+        granules = range(base >> GRANULE_BITS, (base + size) >> GRANULE_BITS)
+        for granule in granules:
+            if granule in self.windows:
+                raise Overlap(
+                    f"{name} at {base:#x} overlaps {self._names[granule]} at {self.windows[granule][0]:#x}"
+                )
+        row = (base, device.read, device.write)
+        for granule in granules:
+            self.windows[granule] = row
+            self._names[granule] = name
+
+    def read(self, address: int, size: int) -> int:
+        """What a load of `size` bytes gives, cut to that size."""
+        window = self.windows.get(address >> GRANULE_BITS)
+        value = (
+            self.unmatched(address, size, None) if window is None else window[1](address - window[0], size)
+        )
+        return value & ((1 << 8 * size) - 1)
+
+    def write(self, address: int, size: int, value: int) -> None:
+        window = self.windows.get(address >> GRANULE_BITS)
+        if window is None:
+            self.unmatched(address, size, value)
+        else:
+            window[2](address - window[0], size, value)
+
+    def unmatched(self, address: int, size: int, written: int | None) -> int:
+        """The value of a load nobody answers; each 4 KiB page is reported once."""
+        page = address >> 12
+        if page not in self._reported:
+            self._reported.add(page)
+            what = "reads" if written is None else f"writes {written:#x} to"
+            self._log(f"the guest {what} {address:#x} ({size} bytes), where no device is")
+        return self._open_value

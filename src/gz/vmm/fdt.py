@@ -1,0 +1,165 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The guest's device tree: a writer, and the nodes every machine has. Devices write their own with it."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+
+import libfdt
+
+from gz.abi.devices import REDISTRIBUTOR_SIZE
+from gz.vmm.maps import Map
+
+FDT_MAX = 0x20_0000
+"""Greatest size of a tree for arm64 Linux (booting.rst)."""
+SPI, PPI = 0, 1
+EDGE_RISING, LEVEL_HIGH, LEVEL_LOW = 1, 4, 8
+"""Interrupt specifiers (arm,gic-v3 binding)."""
+TIMER_PPIS = (13, 14, 11, 10)
+"""Secure physical, physical, virtual, hypervisor timer: PPI n is INTID 16 + n."""
+UART_CLOCK_HZ = 24_000_000
+
+
+class Handle(IntEnum):
+    GIC = 1
+    CLOCK = 2
+
+
+class Tree:
+    """Writes nodes and properties in order; `bytes()` gives the finished blob."""
+
+    def __init__(self) -> None:
+        self._writer = libfdt.FdtSw()
+        self._writer.finish_reservemap()
+
+    @contextmanager
+    def node(self, name: str) -> Iterator[None]:
+        with self._writer.add_node(name):
+            yield
+
+    def cells(self, name: str, *values: int) -> None:
+        """32-bit big-endian numbers."""
+        self._writer.property(name, struct.pack(f">{len(values)}I", *values))
+
+    def reg(self, *ranges: tuple[int, int]) -> None:
+        """(address, size) pairs of two cells each."""
+        self._writer.property("reg", b"".join(struct.pack(">QQ", *pair) for pair in ranges))
+
+    def text(self, name: str, *values: str) -> None:
+        self._writer.property(name, b"".join(value.encode() + b"\0" for value in values))
+
+    def data(self, name: str, value: bytes) -> None:
+        """Raw bytes; none for a property that only has to be there."""
+        self._writer.property(name, value)
+
+    def interrupt(self, kind: int, number: int, flags: int) -> None:
+        self.cells("interrupts", kind, number, flags)
+
+    def __bytes__(self) -> bytes:
+        tree = self._writer.as_fdt()
+        tree.pack()
+        return bytes(tree.as_bytearray())[: tree.totalsize()]
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What the boot program hands over: command line and where the initrd lies (start, end)."""
+
+    params: str
+    initrd: tuple[int, int] | None = None
+
+
+def write_machine(tree: Tree, machine: Map, cpu_count: int, memory_size: int, boot: Boot) -> None:
+    """The nodes of `machine` that are not devices; the root node has to be open."""
+    tree.text("compatible", machine.compatible)
+    tree.text("model", f"gz,{machine.name}")
+    tree.cells("#address-cells", 2)
+    tree.cells("#size-cells", 2)
+    tree.cells("interrupt-parent", Handle.GIC)
+    _write_chosen(tree, machine, boot)
+    with tree.node(f"memory@{machine.ram:x}"):
+        tree.text("device_type", "memory")
+        tree.reg((machine.ram, memory_size))
+    _write_cpus(tree, cpu_count)
+    with tree.node("psci"):
+        tree.text("compatible", "arm,psci-1.0", "arm,psci-0.2")
+        tree.text("method", "hvc")
+    with tree.node("timer"):
+        tree.text("compatible", "arm,armv8-timer")
+        tree.cells("interrupts", *(cell for ppi in TIMER_PPIS for cell in (PPI, ppi, LEVEL_LOW)))
+        tree.data("always-on", b"")
+    with tree.node(f"intc@{machine.gicd:x}"):
+        tree.text("compatible", "arm,gic-v3")
+        tree.cells("#interrupt-cells", 3)
+        tree.data("interrupt-controller", b"")
+        tree.cells("#address-cells", 2)
+        tree.cells("#size-cells", 2)
+        tree.reg((machine.gicd, machine.gicd_size), (machine.gicr, REDISTRIBUTOR_SIZE * cpu_count))
+        tree.cells("phandle", Handle.GIC)
+    with tree.node("apb-pclk"):
+        tree.text("compatible", "fixed-clock")
+        tree.cells("#clock-cells", 0)
+        tree.cells("clock-frequency", UART_CLOCK_HZ)
+        tree.text("clock-output-names", "clk24mhz")
+        tree.cells("phandle", Handle.CLOCK)
+
+
+def write_uart(tree: Tree, machine: Map) -> None:
+    with tree.node(f"pl011@{machine.uart:x}"):
+        tree.text("compatible", "arm,pl011", "arm,primecell")
+        tree.reg((machine.uart, machine.uart_size))
+        tree.interrupt(SPI, machine.uart_spi, LEVEL_HIGH)
+        tree.cells("clocks", Handle.CLOCK, Handle.CLOCK)
+        tree.text("clock-names", "uartclk", "apb_pclk")
+
+
+def write_rtc(tree: Tree, machine: Map) -> None:
+    with tree.node(f"pl031@{machine.rtc:x}"):
+        tree.text("compatible", "arm,pl031", "arm,primecell")
+        tree.reg((machine.rtc, machine.rtc_size))
+        tree.interrupt(SPI, machine.rtc_spi, LEVEL_HIGH)
+        tree.cells("clocks", Handle.CLOCK)
+        tree.text("clock-names", "apb_pclk")
+
+
+def write_virtio(tree: Tree, machine: Map, number: int) -> None:
+    base = machine.virtio + number * machine.virtio_stride
+    with tree.node(f"virtio_mmio@{base:x}"):
+        tree.text("compatible", "virtio,mmio")
+        tree.reg((base, machine.virtio_stride))
+        tree.interrupt(SPI, machine.virtio_spi + number, EDGE_RISING)
+        tree.data("dma-coherent", b"")
+
+
+def mpidr(cpu: int) -> int:
+    """The affinity of vCPU number `cpu`, as the core has it: sixteen to a cluster (SGI target lists)."""
+    return cpu // 16 << 8 | cpu % 16
+
+
+def _write_chosen(tree: Tree, machine: Map, boot: Boot) -> None:
+    with tree.node("chosen"):
+        tree.text("bootargs", boot.params)
+        tree.text("stdout-path", f"/pl011@{machine.uart:x}")
+        tree.data("rng-seed", os.urandom(64))
+        tree.data("kaslr-seed", os.urandom(8))
+        if boot.initrd is not None:
+            start, end = boot.initrd
+            tree.data("linux,initrd-start", struct.pack(">Q", start))
+            tree.data("linux,initrd-end", struct.pack(">Q", end))
+
+
+def _write_cpus(tree: Tree, cpu_count: int) -> None:
+    with tree.node("cpus"):
+        tree.cells("#address-cells", 1)
+        tree.cells("#size-cells", 0)
+        for cpu in range(cpu_count):
+            with tree.node(f"cpu@{mpidr(cpu):x}"):
+                tree.text("device_type", "cpu")
+                tree.text("compatible", "arm,armv8")
+                tree.cells("reg", mpidr(cpu))
+                tree.text("enable-method", "psci")

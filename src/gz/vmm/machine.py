@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest from its parts to its end: one builder that reads as a table of contents."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+
+from gz.abi import registers
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
+from gz.abi.memory import Purpose
+from gz.driver.interface import Vm
+from gz.vmm import fdt
+from gz.vmm.bus import Bus
+from gz.vmm.devices.pl011 import Pl011
+from gz.vmm.devices.pl031 import Pl031
+from gz.vmm.exits import End
+from gz.vmm.irq import EdgeLine, LevelLine
+from gz.vmm.loader import Layout, load_initrd, load_kernel, load_tree
+from gz.vmm.maps import VIRT, Map
+from gz.vmm.memory import GuestMemory
+from gz.vmm.streams import Input, Output
+from gz.vmm.vcpu import VcpuThread
+from gz.vmm.virtio.block import Block, Disk
+from gz.vmm.virtio.console import Console, Port
+from gz.vmm.virtio.device import VirtioDevice
+from gz.vmm.virtio.mmio import WINDOW_SIZE, MmioTransport, Reg
+from gz.vmm.virtio.rng import Entropy
+
+
+@dataclass
+class Plan:
+    """What the user wants. Memory in bytes; disks as (path, read-only)."""
+
+    kernel: str
+    initrd: str | None = None
+    cpus: int = 1
+    memory: int = 256 << 20
+    params: str = ""
+    disks: list[tuple[str, bool]] = field(default_factory=list)
+    machine: Map = VIRT
+
+
+@dataclass
+class Streams:
+    """The guest's consoles: UART and hvc0 share the output; the file descriptor `input` feeds one of them."""
+
+    output: Output
+    input: int | None
+    hvc0: bool
+
+
+class Machine:
+    """A guest that is ready to run. `close` undoes everything, whatever happened."""
+
+    def __init__(
+        self, vm: Vm, plan: Plan, console: Streams, ports: list[Port], log: Callable[[str], object]
+    ) -> None:
+        self._log = log
+        self._plan = plan
+        self._map = plan.machine
+        self._vm = vm
+        self._bus = Bus(log, self._map.open_value)
+        self._virtio: list[VirtioDevice] = []
+        self._threads: list[VcpuThread] = []
+        self._over = threading.Event()
+        self._end: End | None = None
+        self._end_lock = threading.Lock()
+        self._undo = ExitStack()
+        try:
+            self._build(console, ports)
+        except BaseException:
+            self.close()
+            raise
+
+    def run(self) -> End:
+        """Starts the guest and waits for its end."""
+        for thread in self._threads:
+            thread.start()
+        self._over.wait()
+        assert self._end is not None
+        return self._end
+
+    def end(self, end: End) -> None:
+        """The guest's life is over; the first who says so decides how. Callable from any thread."""
+        with self._end_lock:
+            if self._end is None:
+                self._end = end
+        self._over.set()
+
+    def close(self) -> None:
+        """Stops vCPUs and devices, in this order, and gives everything back to the host."""
+        self._undo.close()
+
+    def _build(self, console: Streams, ports: list[Port]) -> None:
+        memory = self._add_memory()
+        layout = load_kernel(memory, self._plan.kernel)
+        initrd = None if self._plan.initrd is None else load_initrd(memory, self._plan.initrd, layout)
+        self._add_gic()
+        self._add_uart(console)
+        self._add_rtc()
+        port_0 = Port("hvc0", console.input if console.hvc0 else None, console.output)
+        self._add_virtio(Console(memory, [port_0, *ports]))
+        for path, read_only in self._plan.disks:
+            self._add_virtio(Block(memory, Disk(path, read_only)))
+        self._add_virtio(Entropy(memory))
+        tree = self._tree(fdt.Boot(self._plan.params, initrd))
+        load_tree(memory, tree, layout)
+        self._vm.set_dtb(layout.tree, len(tree))
+        self._add_vcpus(layout)
+
+    def _add_memory(self) -> GuestMemory:
+        base = self._map.ram
+        view = self._vm.add_memory(0, base, self._plan.memory, Purpose.GUEST_MEMORY)
+        memory = GuestMemory([(base, view)], self._vm.barrier)
+        self._undo.callback(memory.release)
+        return memory
+
+    def _add_gic(self) -> None:
+        self._vm.create_device(DeviceType.VGICV3_DISTRIBUTOR, self._map.gicd, DISTRIBUTOR_SIZE)
+        self._vm.create_device(DeviceType.VGICV3_REDISTRIBUTOR, self._map.gicr, REDISTRIBUTOR_SIZE)
+
+    def _add_uart(self, console: Streams) -> None:
+        uart = Pl011(console.output, LevelLine(self._vm.irq_line, self._map.uart_spi))
+        self._bus.attach("pl011", self._map.uart, self._map.uart_size, uart)
+        if console.input is not None and not console.hvc0:
+            typed = Input(console.input, "pl011", uart.deliver)
+            self._undo.callback(typed.stop)
+        self._undo.callback(uart.stop)
+
+    def _add_rtc(self) -> None:
+        rtc = Pl031(LevelLine(self._vm.irq_line, self._map.rtc_spi))
+        self._bus.attach("pl031", self._map.rtc, self._map.rtc_size, rtc)
+        self._undo.callback(rtc.stop)
+
+    def _add_virtio(self, device: VirtioDevice) -> None:
+        number = len(self._virtio)
+        if number >= self._map.virtio_count:
+            raise ValueError(f"more than {self._map.virtio_count} virtio devices")
+        base = self._map.virtio + number * self._map.virtio_stride
+        line = EdgeLine(self._vm.irq_line, self._map.virtio_spi + number)
+        transport = MmioTransport(device, line, self._log)
+        self._bus.attach(f"virtio {device.NAME}", base, WINDOW_SIZE, transport)
+        self._vm.ioeventfd(base + Reg.QUEUE_NOTIFY, 4, device.notify_fd)
+        self._virtio.append(device)
+        device.start()
+        self._undo.callback(device.stop)
+
+    def _tree(self, boot: fdt.Boot) -> bytes:
+        tree = fdt.Tree()
+        with tree.node(""):
+            fdt.write_machine(tree, self._map, self._plan.cpus, self._plan.memory, boot)
+            fdt.write_uart(tree, self._map)
+            fdt.write_rtc(tree, self._map)
+            for number in range(len(self._virtio)):
+                fdt.write_virtio(tree, self._map, number)
+        return bytes(tree)
+
+    def _add_vcpus(self, layout: Layout) -> None:
+        for index in range(self._plan.cpus):
+            vcpu = self._vm.create_vcpu(index)
+            vcpu.set_register(registers.PSTATE, registers.BOOT_PSTATE)
+            if index == 0:
+                vcpu.set_register(registers.PC, layout.entry)
+                vcpu.set_register(registers.X0, layout.tree)
+            thread = VcpuThread(vcpu, self._bus, self.end)
+            self._threads.append(thread)
+            # Devices stop after the vCPUs, so that nothing the guest sent is lost.
+            self._undo.callback(thread.stop)

@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A vCPU's thread: runs the guest and serves its exits. Every MMIO access comes here: the path is short."""
+
+from __future__ import annotations
+
+import threading
+import traceback
+from collections.abc import Callable
+
+from gz.abi.exits import ExitReason
+from gz.abi.run import MmioExit, RunPage
+from gz.driver.interface import INTERRUPTED, Vcpu
+from gz.vmm.bus import GRANULE_BITS, Bus
+from gz.vmm.exits import End, Ending, handle
+
+MMIO = int(ExitReason.MMIO)
+_MMIO = RunPage.offset("mmio")
+ADDRESS_WORD = (_MMIO + MmioExit.offset("phys_addr")) // 8
+DATA_WORD = (_MMIO + MmioExit.offset("data")) // 8
+SIZE_WORD = (_MMIO + MmioExit.offset("length")) // 8
+IS_WRITE = _MMIO + MmioExit.offset("is_write")
+MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4, 8)}
+
+
+class VcpuThread:
+    """`end` is called from the thread when the guest's life is over for some reason; it must not wait."""
+
+    def __init__(self, vcpu: Vcpu, bus: Bus, end: Callable[[End], None]) -> None:
+        self._vcpu = vcpu
+        self._bus = bus
+        self._end = end
+        self._stopping = False
+        self._thread = threading.Thread(target=self._work, name=f"vcpu {vcpu.index}", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends the thread at its next exit, which is made to come soon."""
+        self._stopping = True
+        while self._thread.is_alive() and self._thread is not threading.current_thread():
+            self._vcpu.kick()
+            self._thread.join(0.5)
+
+    def _work(self) -> None:
+        try:
+            self._run()
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            what = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+            self._end(End(Ending.FAILED, f"vCPU {self._vcpu.index}: {what}"))
+
+    def _run(self) -> None:
+        vcpu, bus = self._vcpu, self._bus
+        enter, windows = vcpu.enter, bus.windows
+        page = vcpu.page
+        words = page.cast("Q")
+        record = RunPage.view(page, 0)
+        while not self._stopping:
+            reason = enter()
+            if reason == MMIO:
+                address, size = words[ADDRESS_WORD], words[SIZE_WORD]
+                mask = MASKS[size]
+                window = windows.get(address >> GRANULE_BITS)
+                if window is None:
+                    written = words[DATA_WORD] & mask if page[IS_WRITE] else None
+                    value = bus.unmatched(address, size, written)
+                elif page[IS_WRITE]:
+                    window[2](address - window[0], size, words[DATA_WORD] & mask)
+                    continue
+                else:
+                    value = window[1](address - window[0], size)
+                words[DATA_WORD] = value & mask
+            elif reason != INTERRUPTED:
+                end = handle(reason, vcpu.index, record)
+                if end is not None:
+                    self._end(end)
+                    return
