@@ -10,12 +10,11 @@ from gz.arm64.pl011 import FR, Pl011
 from gz.arm64.psci import Psci
 from gz.bits import Va, u8, u32, u64
 from gz.metal import export, hook, mmio, peek8
-
-UART = 0x0900_0000
+from gz.vmm.maps import VIRT
 
 
 def put(character: u8) -> None:
-    uart = mmio(Pl011, Va(UART))
+    uart = mmio(Pl011, Va(VIRT.uart))
     while FR(uart.FR).TXFF == 1:
         pass
     uart.DR = character

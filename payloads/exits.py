@@ -18,10 +18,8 @@ from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL
 from gz.bits import Va, Window, at, u32, u64
 from gz.metal import export, log, mmio, noinline
+from gz.vmm.maps import VIRT
 from payloads.interrupts import DISTRIBUTOR, SGI, enable, handled
-
-#: Magic of the first virtio-mmio device: a register every VMM serves itself.
-VIRTIO = 0x0A00_0000
 
 ROUNDS = 4096
 USER_ROUNDS = 256
@@ -29,6 +27,8 @@ _NANOSECONDS = 1_000_000_000
 
 
 class VirtioMmio(Window):
+    """The first device of the machine: a register that every VMM serves itself."""
+
     MAGIC: u32 = at(0)
 
 
@@ -65,7 +65,7 @@ def mmio_read_vgic() -> u64:
 
 @noinline
 def mmio_read_user() -> u64:
-    device = mmio(VirtioMmio, Va(VIRTIO))
+    device = mmio(VirtioMmio, Va(VIRT.virtio))
     begin = now()
     for _ in range(USER_ROUNDS):
         _ = device.MAGIC

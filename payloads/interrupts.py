@@ -12,10 +12,11 @@ from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL, TimerInterrupt
 from gz.bits import Struct, Va, storage, u64
 from gz.metal import export, log, mmio, read_once, write_once
+from gz.vmm.maps import VIRT
 from payloads.console import power_off
 
-DISTRIBUTOR = 0x0800_0000
-REDISTRIBUTOR = 0x080A_0000
+DISTRIBUTOR = VIRT.gicd
+REDISTRIBUTOR = VIRT.gicr
 
 SGI = 1
 _PRIORITY_MASK = 0xF0
