@@ -60,7 +60,9 @@ def allocate() -> Pa:
 
 
 def allocate_run(count: u64) -> Pa:
-    """`count` contiguous frames of zeros, aligned to their size rounded up to a power of two; Pa(0): none such."""
+    """`count` contiguous frames of zeros, aligned to their size rounded up to a power of two; Pa(0): none
+    such.
+    """
     step: u64 = 1
     while step < count:
         step <<= 1
@@ -88,7 +90,9 @@ def free(frame: Pa) -> None:
 def free_run(run: Pa, count: u64) -> None:
     """Frames of one or of several allocations; those of one may come back in parts."""
     index = (run - pool.base) // FRAME_SIZE
-    assert u64(run) % FRAME_SIZE == 0 and index < pool.count and count <= pool.count - index, "not of the pool"
+    assert u64(run) % FRAME_SIZE == 0 and index < pool.count and count <= pool.count - index, (
+        "not of the pool"
+    )
     lock.acquire(pool.lock)
     for i in range(count):
         assert not _free(index + i, 1), "a frame was freed twice"

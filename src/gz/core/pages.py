@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Who owns a page of RAM: one 16-bit entry per page, changed only along the rows of one table.
 
-An entry of 0 means that the page is the host's alone, so the table begins as zeros and ends so.  What has no entry
-(devices, holes in RAM) and what is not a row is refused without effect.
+An entry of 0 means that the page is the host's alone, so the table begins as zeros and ends so. What has no
+entry (devices, holes in RAM) and what is not a row is refused without effect.
 """
 
 from __future__ import annotations
@@ -10,7 +10,22 @@ from __future__ import annotations
 from enum import IntEnum
 
 import gz.core.lock as lock
-from gz.bits import Array, Pa, Register, Struct, Va, array, enumeration, field, storage, table, u8, u16, u32, u64
+from gz.bits import (
+    Array,
+    Pa,
+    Register,
+    Struct,
+    Va,
+    array,
+    enumeration,
+    field,
+    storage,
+    table,
+    u8,
+    u16,
+    u32,
+    u64,
+)
 from gz.core.lock import Lock
 from gz.metal import inline, peek16, peek64, poke16, poke64
 
@@ -22,7 +37,9 @@ BANK_COUNT_MAX = 16
 class State(IntEnum):
     HOST = 0  # the host's alone
     LENT = 1  # the host's, and mapped by one guest at one address: both have access
-    SHARED = 2  # the host's, and `COUNT` parties in the core read or write it: run pages, mailboxes, call buffers
+    SHARED = (
+        2  # the host's, and `COUNT` parties in the core read or write it: run pages, mailboxes, call buffers
+    )
     CORE = 3  # the core's alone
 
 
@@ -99,7 +116,8 @@ def table_size(page_count: u64) -> u64:
 
 
 def add(base: Pa, page_count: u64, entries: Va) -> None:
-    """At boot: a bank of RAM, all of it the host's; `entries` is zeroed memory of `table_size(page_count)` bytes.
+    """At boot: a bank of RAM, all of it the host's; `entries` is zeroed memory of `table_size(page_count)`
+    bytes.
 
     Adjacent banks are one bank, for a range never crosses two.
     """
@@ -112,7 +130,7 @@ def add(base: Pa, page_count: u64, entries: Va) -> None:
 
 
 def keep(base: Pa, count: u64) -> bool:
-    """At boot: pages of the core's own.  False without effect: not all of them were the host's alone."""
+    """At boot: pages of the core's own. False without effect: not all of them were the host's alone."""
     return _change(Transition.KEEP, base, count, 0)
 
 
@@ -164,7 +182,7 @@ def _step(transition: Transition, before: u16, guest: u32) -> u32:
     row = ROWS[u32(transition) * len(State) + state]
     if row.legal == 0:
         return _ILLEGAL
-    if row.guest == _NAMED and page.GUEST != guest:
+    if row.guest == _NAMED and guest != page.GUEST:
         return _ILLEGAL
     count = (u32(page.COUNT) + u32(row.add)) & 15
     if count == 0 and row.add != 0:
@@ -174,7 +192,7 @@ def _step(transition: Transition, before: u16, guest: u32) -> u32:
 
 
 def _change(transition: Transition, base: Pa, count: u64, guest: u32) -> bool:
-    """All of the pages or none.  Runs of equal entries, the usual case, go four at a time."""
+    """All of the pages or none. Runs of equal entries, the usual case, go four at a time."""
     first = _locate(base, count)
     if first == 0:
         return False

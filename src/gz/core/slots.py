@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guest memory: slots, and the host's pages that come into them (gzvm ABI 1.6, 2.1, 2.2).
 
-All but `find` is called with the VM's lock held.  A call maps all of its pages or none: each page is first lent and its
-leaf reserved, then all of them become valid.  What the host may change meanwhile is read once.
+All but `find` is called with the VM's lock held. A call maps all of its pages or none: each page is first
+lent and its leaf reserved, then all of them become valid. What the host may change meanwhile is read once.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Announcement(Struct):
 
 
 def find(vm: Vm, ipa: Ipa) -> Slot | None:
-    """The slot that `ipa` lies in.  Without lock: a slot being declared is seen or not."""
+    """The slot that `ipa` lies in. Without lock: a slot being declared is seen or not."""
     for i in range(SLOTS_MAX):
         slot = vm.slots[i]
         count = load_acquire(slot.page_count)
@@ -66,13 +66,20 @@ def announce(vm: Vm, base: Ipa, size: u64, purpose: u64) -> i64:
 
 
 def set_region(vm: Vm, buffer: Pa) -> i64:
-    """SET_MEMREGION; `buffer` is two pages shared with the core.  The call after an announcement declares the slot."""
+    """SET_MEMREGION; `buffer` is two pages shared with the core.
+
+    The call after an announcement declares the slot.
+    """
     head = view(MemoryRegion, memory.va(buffer))
     number = read_once(head.slot)
     count = read_once(head.constituent_count)
     total = read_once(head.total_pages)
     base = Ipa(read_once(head.gpa))
-    if number >= SLOTS_MAX or total > stage2.limit() >> PAGE_SHIFT or not stage2.in_range(base, total << PAGE_SHIFT):
+    if (
+        number >= SLOTS_MAX
+        or total > stage2.limit() >> PAGE_SHIFT
+        or not stage2.in_range(base, total << PAGE_SHIFT)
+    ):
         return Error.INVALID_ARGS
     slot = vm.slots[number]
     announced = vm.announced
@@ -182,7 +189,9 @@ def map_pages(vm: Vm, number: u64, pfn: u64, gfn: u64, count: u64) -> i64:
 
 
 def map_block(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
-    """MAP_GUEST_BLOCK: the pages that the mailbox lists; runs of adjacent ones go in one, 512 aligned ones as a block."""
+    """MAP_GUEST_BLOCK: the pages that the mailbox lists; runs of adjacent ones go in one, 512 aligned ones as
+    a block.
+    """
     if vm.mailbox == 0:
         return Error.INVALID_ARGS
     error = _check_window(vm, number, gfn, count)
@@ -222,7 +231,9 @@ def _check_window(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
 
 
 def _reserve(vm: Vm, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
-    """Lend adjacent pages and reserve their leaves; those that the guest has just there already stay as they are."""
+    """Lend adjacent pages and reserve their leaves; those that the guest has just there already stay as they
+    are.
+    """
     if u64(pa) & (PAGE_SIZE - 1) != 0:
         return Error.INVALID_ARGS
     size = page_count << PAGE_SHIFT
@@ -257,7 +268,10 @@ def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
 
 
 def relinquish(vm: Vm, ipa: Ipa) -> i64:
-    """The guest gives a page back (MEM_RELINQUISH): unmapped, wiped, the host's alone.  Takes the VM's lock itself."""
+    """The guest gives a page back (MEM_RELINQUISH): unmapped, wiped, the host's alone.
+
+    Takes the VM's lock itself.
+    """
     if u64(ipa) & (PAGE_SIZE - 1) != 0:
         return Error.INVALID_ARGS
     lock.acquire(vm.lock)
@@ -287,7 +301,10 @@ def _relinquish(vm: Vm, ipa: Ipa) -> i64:
 
 
 def give_back(vm: Vm, budget: u64) -> bool:
-    """The end: about `budget` pages (0: all) return to the host.  True: none is left.  No TLB knows them any more."""
+    """The end: about `budget` pages (0: all) return to the host.
+
+    True: none is left. No TLB knows them any more.
+    """
     end = Ipa(stage2.limit())
     given: u64 = 0
     at = vm.given_back

@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stage 2 translation tables of a guest or of the host: 4 KiB granule, at most 40 bits of address, walks from level 1.
+"""Stage 2 translation tables of a guest or of the host: 4 KiB granule, at most 40 bits of address, walks from
+level 1.
 
     level 1   1 or 2 adjacent frames, an entry per GiB
     level 2   an entry per 2 MiB: block or table
     level 3   an entry per 4 KiB
 
-An entry is 0, or valid, or *reserved*: a leaf in full but for its valid bit.  Mapping reserves first, which may fail and
-is undone without a trace (`cancel`), and then turns what it reserved valid (`commit`), which cannot fail.  A live entry
-changes by break-before-make (DDI 0487 D8.14.1).  Whoever calls holds the lock of the tables' VM.
+An entry is 0, or valid, or *reserved*: a leaf in full but for its valid bit. Mapping reserves first, which
+may fail and is undone without a trace (`cancel`), and then turns what it reserved valid (`commit`), which
+cannot fail. A live entry changes by break-before-make (DDI 0487 D8.14.1). Whoever calls holds the lock of the
+tables' VM.
 """
 
 from __future__ import annotations
@@ -101,7 +103,7 @@ def vttbr(s: Stage2) -> u64:
 
 
 def create(s: Stage2, vmid: u32) -> bool:
-    """Tables that map nothing; False: no frames.  `vmid` must not be in any TLB (see `flush`)."""
+    """Tables that map nothing; False: no frames. `vmid` must not be in any TLB (see `flush`)."""
     count = _root_frames()
     root = frames.allocate_run(count)
     if root == 0:
@@ -114,7 +116,10 @@ def create(s: Stage2, vmid: u32) -> bool:
 
 
 def destroy(s: Stage2) -> None:
-    """Give the tables' frames back.  No CPU may run below them; the leaves' pages are the caller's business."""
+    """Give the tables' frames back.
+
+    No CPU may run below them; the leaves' pages are the caller's business.
+    """
     flush(s)
     for i in range(limit() >> GIGABYTE_SHIFT):
         upper = peek64(va(s.root) + 8 * i)
@@ -163,7 +168,10 @@ def walk(s: Stage2, ipa: Ipa) -> tuple[u64, u64]:
 
 
 def map(s: Stage2, ipa: Ipa, pa: Pa, size: u64, attributes: u64) -> i64:
-    """Map a stretch with the largest blocks that fit.  What is mapped just so already stays; an error has no effect."""
+    """Map a stretch with the largest blocks that fit.
+
+    What is mapped just so already stays; an error has no effect.
+    """
     if not in_range(ipa, size) or u64(pa) & PAGE_MASK != 0:
         return Error.INVALID_ARGS
     done: u64 = 0
@@ -185,9 +193,10 @@ def in_range(ipa: Ipa, size: u64) -> bool:
 
 
 def reserve(s: Stage2, ipa: Ipa, pa: Pa, size: u64, attributes: u64) -> tuple[i64, u64, bool]:
-    """One leaf for the beginning of a stretch: error, bytes dealt with, and whether that is a new, reserved leaf.
+    """One leaf for the beginning of a stretch: error, bytes dealt with, and whether that is a new, reserved
+    leaf.
 
-    INVALID_ARGS: something else lies there.  Tables made on the way stay until `cancel`.
+    INVALID_ARGS: something else lies there. Tables made on the way stay until `cancel`.
     """
     entry, shift = find(s, ipa)
     descriptor = peek64(entry)
@@ -266,7 +275,10 @@ def commit(s: Stage2, ipa: Ipa, size: u64, clean: bool) -> u64:
 
 
 def unmap(s: Stage2, ipa: Ipa, size: u64) -> i64:
-    """Nothing is mapped in the stretch afterwards, in no TLB either.  NO_MEMORY: a block had to be split; no effect."""
+    """Nothing is mapped in the stretch afterwards, in no TLB either.
+
+    NO_MEMORY: a block had to be split; no effect.
+    """
     if not in_range(ipa, size):
         return Error.INVALID_ARGS
     end = ipa + size
@@ -316,7 +328,8 @@ def flush(s: Stage2) -> None:
 def _below(s: Stage2) -> tuple[u64, u64]:
     """TLB maintenance takes the VMID from VTTBR_EL2: put it there, with no walk of EL1 under way meanwhile.
 
-    Gives what `_back` needs.  Errata 1165522 and 1319367: EL1's walks are off while the two don't belong together.
+    Gives what `_back` needs. Errata 1165522 and 1319367: EL1's walks are off while the two don't belong
+    together.
     """
     previous = u64(sysreg.VTTBR_EL2)
     control = u64(sysreg.TCR_EL1)
@@ -330,7 +343,7 @@ def _below(s: Stage2) -> tuple[u64, u64]:
 
 @inline
 def _back(previous: u64, control: u64) -> None:
-    if sysreg.VTTBR_EL2 != previous:
+    if previous != sysreg.VTTBR_EL2:
         sysreg.VTTBR_EL2 = previous
         isb()
         sysreg.TCR_EL1 = control
@@ -339,7 +352,7 @@ def _back(previous: u64, control: u64) -> None:
 
 @cold
 def _split(s: Stage2, at: Ipa) -> bool:
-    """Make `at` a border between leaves.  What is mapped does not change, for a moment it faults."""
+    """Make `at` a border between leaves. What is mapped does not change, for a moment it faults."""
     while u64(at) < limit():
         entry, shift = find(s, at)
         descriptor = peek64(entry)
@@ -389,7 +402,8 @@ def _replace(s: Stage2, entry: Va, descriptor: u64) -> None:
 
 @cold
 def _unlink_empty(s: Stage2, ipa: Ipa, end: Ipa) -> Pa:
-    """Cut off the tables in [ipa, end) that hold nothing; gives their chain, to be freed after TLB maintenance.
+    """Cut off the tables in [ipa, end) that hold nothing; gives their chain, to be freed after TLB
+    maintenance.
 
     A frame's first word leads to the next frame: to a walker that still comes by it is an invalid entry.
     """

@@ -3,34 +3,180 @@
 
 from __future__ import annotations
 
-from gz.bits import Array, Ipa, Pa, Ptr, Struct, array, storage, u32, u64
+import gz.core.lock as lock
+import gz.core.slots as slots
+import gz.core.stage2 as stage2
+import gz.core.vgic as vgic
+from gz.abi.calls import VCPUS_MAX
+from gz.abi.errors import Error
+from gz.abi.memory import SLOTS_MAX
+from gz.bits import Array, Ipa, Pa, Ptr, Struct, array, i64, storage, u32, u64
+from gz.core.cpu import CPU_COUNT_MAX
 from gz.core.lock import Lock
-from gz.core.slots import Slot
+from gz.core.slots import Announcement, Slot
 from gz.core.stage2 import Stage2
 from gz.core.vcpu import Vcpu
 from gz.core.vgic import Vgic
+from gz.metal import cold, fetch_add, fetch_and, fetch_or, inline, load_acquire, store_release
 
-VM_COUNT_MAX = 64
-VCPU_COUNT_MAX = 8  # the driver's limit (gzvm ABI 1.2)
-SLOT_COUNT_MAX = 10
+VM_COUNT_MAX = 64  # VMIDs have 8 bits on the smallest CPUs, and 0 is the host's
+VCPU_COUNT_MAX = VCPUS_MAX
+
+#: `Vm.used`
+FREE, MAKING, LIVE, ENDING = 0, 1, 2, 3
+#: Bits of `Vm.capabilities`: what the driver enabled.
+PAGING, BLOCK_PAGING, IDLE = 1, 2, 4
+
+_CLOSED = 1 << 31  # in `Vm.users`
 
 
 class Vm(Struct, align=64):
     lock: Lock
     used: u32
+    users: u32  # CPUs between `hold` and `drop`; bit 31: closed
     vmid: u32  # handle and VMID: 1…
+    smc64: u32  # made through an SMC64 id: the hwstate page has the timer fields
     quirks: u32
     reset_pending: u32  # the guest asked for SYSTEM_RESET; the next write of vCPU 0's PC carries it out
     capabilities: u32
     mailbox: Pa  # block demand paging (capability 0x9201), 0: single pages
     stage2: Stage2
-    slots: Array[Slot] = array(SLOT_COUNT_MAX)
+    announced: Announcement
+    slots: Array[Slot] = array(SLOTS_MAX)
+    lent_count: u64  # pages of the host that it has
+    given_back: Ipa  # while it ends: how far its pages are the host's again
     vcpus: Array[Ptr[Vcpu] | None] = array(VCPU_COUNT_MAX)
     vcpu_count: u32
-    frame_count: u64  # frames of the core's pool this VM holds
+    last_run: Array[u32] = array(CPU_COUNT_MAX)  # index + 1 of the vCPU that each CPU ran last, 0: none
+    frame_count: u64  # frames of the core's pool for its vCPUs
     dtb: Ipa
     dtb_size: u64
     vgic: Vgic
 
 
+class Registry(Struct):
+    lock: Lock
+
+
 VMS = storage(Vm, VM_COUNT_MAX)
+registry = storage(Registry)
+
+
+@inline
+def find(vmid: u64) -> Vm | None:
+    """The object behind a handle, whatever state it is in."""
+    if vmid == 0 or vmid > VM_COUNT_MAX:
+        return None
+    return VMS[vmid - 1]
+
+
+@inline
+def hold(vm: Vm) -> bool:
+    """Keep the VM's vCPUs from vanishing, without its lock: for a short time, until `drop`. False: not a live
+    VM.
+
+    A vCPU that runs keeps them as well.
+    """
+    if fetch_add(vm.users, 1) >= _CLOSED:
+        _wait(vm)
+    if load_acquire(vm.used) == LIVE:
+        return True
+    drop(vm)
+    return False
+
+
+@inline
+def drop(vm: Vm) -> None:
+    fetch_add(vm.users, ~u32(0))
+
+
+@cold
+def _wait(vm: Vm) -> None:
+    """Closed: stand back until it is open again."""
+    while True:
+        drop(vm)
+        while load_acquire(vm.users) >= _CLOSED:
+            pass
+        if fetch_add(vm.users, 1) < _CLOSED:
+            return
+
+
+def close(vm: Vm) -> bool:
+    """With the VM's lock: until `open` nobody holds the VM and no vCPU starts.
+
+    False: one runs, it stays open.
+    """
+    fetch_or(vm.users, _CLOSED)
+    while load_acquire(vm.users) != _CLOSED:
+        pass
+    for i in range(VCPU_COUNT_MAX):
+        vcpu = vm.vcpus[i]
+        if vcpu is not None and load_acquire(vcpu.running) != 0:
+            open(vm)
+            return False
+    return True
+
+
+def open(vm: Vm) -> None:
+    fetch_and(vm.users, ~u32(_CLOSED))
+
+
+def create(smc64: bool) -> tuple[i64, u64]:
+    """Error and handle of a new VM."""
+    lock.acquire(registry.lock)
+    index: u64 = 0
+    while index < VM_COUNT_MAX and VMS[index].used != FREE:
+        index += 1
+    if index == VM_COUNT_MAX:
+        lock.release(registry.lock)
+        return Error.NO_MEMORY, 0
+    vm = VMS[index]
+    vm.used = MAKING
+    lock.release(registry.lock)
+    vm.vmid = u32(index) + 1
+    if not stage2.create(vm.stage2, vm.vmid):
+        store_release(vm.used, FREE)
+        return Error.NO_MEMORY, 0
+    _reset(vm)
+    vm.smc64 = 1 if smc64 else 0
+    store_release(vm.used, LIVE)
+    return Error.NO_ERROR, vm.vmid
+
+
+def _reset(vm: Vm) -> None:
+    """All but lock, users and stage 2: what the handle's previous VM left."""
+    vm.quirks = 0
+    vm.reset_pending = 0
+    vm.capabilities = 0
+    vm.mailbox = Pa(0)
+    vm.announced.pending = 0
+    vm.announced.ever = 0
+    for i in range(SLOTS_MAX):
+        slot = vm.slots[i]
+        slot.page_count = 0
+        slot.mapped = 0
+        slot.purpose = 0
+    vm.lent_count = 0
+    vm.given_back = Ipa(0)
+    for i in range(VCPU_COUNT_MAX):
+        vm.vcpus[i] = None
+    vm.vcpu_count = 0
+    for i in range(CPU_COUNT_MAX):
+        vm.last_run[i] = 0
+    vm.frame_count = 0
+    vm.dtb = Ipa(0)
+    vm.dtb_size = 0
+    vgic.reset(vm)
+
+
+def end(vm: Vm, budget: u64) -> bool:
+    """With the lock of a VM that is ENDING and has no vCPUs: about `budget` pages go back to the host, 0:
+    all.
+
+    True: it was the last of them; the VM is gone, its handle free.
+    """
+    if not slots.give_back(vm, budget):
+        return False
+    stage2.destroy(vm.stage2)
+    store_release(vm.used, FREE)
+    return True
