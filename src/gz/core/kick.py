@@ -15,7 +15,7 @@ from gz.arm64.registers import MPIDR_AFFINITY, MPIDR_EL1
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import MAINTENANCE_INTERRUPT, TimerInterrupt
 from gz.bits import u64
-from gz.core.cpu import CPUS, Cpu
+from gz.core.cpu import CPU_COUNT_MAX, CPUS, Cpu
 from gz.core.platform import machine
 from gz.core.vcpu import Vcpu
 from gz.metal import cold, load_acquire, mmio, unroll
@@ -42,7 +42,7 @@ def prepare(cpu: Cpu) -> None:
 def vcpu(target: Vcpu) -> None:
     """Nothing to do if it doesn't run: entering a guest looks at its interrupts anyway."""
     running = load_acquire(target.running)
-    if running != 0:
+    if running - 1 < CPU_COUNT_MAX:  # more: a call of the host has it for a moment
         cpu = CPUS[running - 1]
         if cpu.mpidr != sysreg.MPIDR_EL1 & MPIDR_AFFINITY:
             send(cpu)

@@ -27,8 +27,8 @@ def run(host: Context, vcpu: Vcpu, doorbell: bool) -> Context:
             return _decline(host, vcpu, exits.parked(vcpu), doorbell)
     vcpu.idle = 0
     vcpu.started = 1
-    if vcpu.access.active != 0:
-        exits.finish(vcpu)
+    if vcpu.access.active != 0 and not exits.finish(vcpu):
+        return _decline(host, vcpu, vcpu.exit, doorbell)
     world.enter(cpu, vcpu)
     if vcpu.gic.dirty != 0:
         vgic.flush(vcpu)
