@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Metal for user space: a shared object with the C calling convention and no libc, for ctypes.CDLL.
+
+ctypes lets other Python threads run during a CDLL call; that is what a thread inside a vCPU needs.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
+
+from gz.metal import zig
+from gz.metal.elf import CheckError
+from gz.metal.target import Target
+
+
+def build(ir: str, target: Target, directory: Path, name: str) -> Path:
+    """Compile IR of a user-space target to `directory`/lib`name`.so; its exported functions are those the IR
+    leaves visible. zig.ToolError, or CheckError if it would need another library."""
+    directory.mkdir(parents=True, exist_ok=True)
+    output = directory / f"lib{name}.so"
+    output.unlink(missing_ok=True)
+    (directory / f"{name}.ll").write_text(ir)
+    zig.compile_ir(f"{name}.ll", target.triple, f"{name}.o", directory, ["-fPIC"])
+    options = ["-shared", "--gc-sections", "-z", "now", "-z", "noexecstack", f"-soname=lib{name}.so"]
+    zig.link([f"{name}.o"], f"{name}.unchecked", directory, options)
+    missing = _undefined(directory / f"{name}.unchecked")
+    if missing:
+        raise CheckError([f"{output.name} needs {symbol}, which nothing defines" for symbol in missing])
+    (directory / f"{name}.unchecked").replace(output)
+    return output
+
+
+def _undefined(path: Path) -> list[str]:
+    with path.open("rb") as stream:
+        symbols = ELFFile(stream).get_section_by_name(".dynsym")
+        assert isinstance(symbols, SymbolTableSection)
+        return [
+            symbol.name
+            for symbol in symbols.iter_symbols()
+            if symbol["st_shndx"] == "SHN_UNDEF" and symbol.name
+        ]
