@@ -19,7 +19,7 @@ CPU_COUNT_MAX = 8
 class Cpu(Struct, align=64):
     host: Context  # first: the host's context is found at the CPU's address
     index: u32
-    online: u32
+    power: u32  # AffinityState, PSCI's view; OFF is left by compare_exchange
     mpidr: u64  # affinity bits only
     redistributor: Va  # this CPU's RD_base frame, SGI_base follows at 0x10000
     running: Ptr[Vcpu] | None

@@ -6,7 +6,9 @@ An address counts only where every bus above the node passes addresses on unchan
 
 from __future__ import annotations
 
+import gz.core.placement as placement
 import gz.core.tree as tree
+from gz.arm64.descriptors import PAGE_SIZE
 from gz.arm64.registers import MPIDR_AFFINITY
 from gz.bits import Array, Pa, Struct, Va, array, storage, u8, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX, CPUS
@@ -23,9 +25,11 @@ _MEMORY = text("memory")
 _CPU = text("cpu")
 _CHOSEN = text("chosen")
 _ALIASES = text("aliases")
+_RESERVED = text("reserved-memory")
 _PSCI = text("psci")
 _METHOD = text("method")
 _SMC = text("smc")
+_HVC = text("hvc")
 _GIC = text("arm,gic-v3")
 _REGIONS = text("#redistributor-regions")
 _UART = text("arm,pl011")
@@ -91,27 +95,32 @@ def enabled(t: Tree, node: u64) -> bool:
 def discover(t: Tree) -> None:
     """Fill `machine` and the CPUs' numbers."""
     stdout = _stdout(t)
-    chosen = u64(NONE)
+    above: u64 = NONE  # the last child of the root
     node = tree.root(t)
     depth: u32 = 0
     while node != NONE:
         bus(t, node, depth)
+        if depth == 1:
+            above = node
         if depth == 1 and tree.string_is(t, node, _DEVICE_TYPE, _MEMORY):
             _memory(t, node)
-        elif depth == 1 and tree.named(t, node, _CHOSEN):
-            chosen = node
         elif depth == 1 and tree.named(t, node, _PSCI):
-            if tree.string_is(t, node, _METHOD, _SMC):
-                machine.psci_smc = 1
+            machine.psci_smc = 1 if tree.string_is(t, node, _METHOD, _SMC) else 0
+            machine.psci_hvc = 1 if tree.string_is(t, node, _METHOD, _HVC) else 0
         elif depth == 2 and tree.string_is(t, node, _DEVICE_TYPE, _CPU):
             _cpu(t, node)
-        elif depth == 2 and chosen != NONE and tree.compatible(t, node, _MODULE):
+        elif depth == 2 and tree.compatible(t, node, _MODULE) and tree.named(t, above, _CHOSEN):
             _module(t, node)
+        elif depth == 2 and tree.named(t, above, _RESERVED):
+            _reserved(t, node)
         elif tree.compatible(t, node, _GIC):
             _interrupt_controller(t, node, depth)
-        elif tree.compatible(t, node, _UART) and enabled(t, node):
-            if machine.uart.size == 0 or node == stdout:
-                _range(machine.uart, t, node, depth, 0)
+        elif (
+            tree.compatible(t, node, _UART)
+            and enabled(t, node)
+            and (machine.uart.size == 0 or node == stdout)
+        ):
+            _range(machine.uart, t, node, depth, 0)
         node, depth = tree.next_node(t, node, depth)
 
 
@@ -152,17 +161,34 @@ def _range(into: PhysicalRange, t: Tree, node: u64, depth: u32, index: u32) -> N
 
 
 def _memory(t: Tree, node: u64) -> None:
+    """Whole pages of a bank; a bank that continues another one is part of it."""
     index: u32 = 0
-    while machine.ram_count < RAM_BANKS_MAX:
+    while True:
         base, size = region(t, node, 1, index)
         if base == Pa(0) and size == 0:
             return
-        if size != 0:
-            bank = machine.ram[machine.ram_count]
-            bank.base = base
-            bank.size = size
-            machine.ram_count += 1
+        first = (u64(base) + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
+        end = (u64(base) + size) & ~(PAGE_SIZE - 1)
+        if first < end:
+            _bank(Pa(first), end - first)
         index += 1
+
+
+def _bank(base: Pa, size: u64) -> None:
+    for i in range(machine.ram_count):
+        bank = machine.ram[i]
+        if bank.base + bank.size == base:
+            bank.size += size
+            return
+        if base + size == bank.base:
+            bank.base = base
+            bank.size += size
+            return
+    if machine.ram_count < RAM_BANKS_MAX:
+        bank = machine.ram[machine.ram_count]
+        bank.base = base
+        bank.size = size
+        machine.ram_count += 1
 
 
 def _cpu(t: Tree, node: u64) -> None:
@@ -177,7 +203,7 @@ def _cpu(t: Tree, node: u64) -> None:
 
 
 def _module(t: Tree, node: u64) -> None:
-    """A boot module. Loaders leave out the cell counts of /chosen: `reg` is one address and one size of equal width."""
+    """A boot module. Loaders leave out the cell counts of /chosen: `reg` is address and size, equally wide."""
     reg, width = tree.property(t, node, _REG)
     if width != 8 and width != 16:
         return
@@ -194,6 +220,17 @@ def _module(t: Tree, node: u64) -> None:
     elif tree.compatible(t, node, _RAMDISK):
         machine.initrd.base = base
         machine.initrd.size = size
+
+
+def _reserved(t: Tree, node: u64) -> None:
+    """A child of /reserved-memory at a fixed place."""
+    index: u32 = 0
+    while True:
+        base, size = region(t, node, 2, index)
+        if base == Pa(0) and size == 0:
+            return
+        placement.take(base, size)
+        index += 1
 
 
 def _interrupt_controller(t: Tree, node: u64, depth: u32) -> None:

@@ -66,7 +66,7 @@ output = storage(Output)
 
 
 def write(t: Tree, to: Va) -> u64:
-    """Write the host's tree to `to`, 8-byte aligned; its size, at most that of `t` + ADDITION + the arguments."""
+    """Write the host's tree to `to`, 8-byte aligned; its size: at most `t`'s + ADDITION + the arguments."""
     header = view(FdtHeader, to)
     reservations = sizeof(FdtHeader)
     structure = reservations + _copy_reservations(t, to + reservations)
@@ -147,9 +147,12 @@ def _nodes(t: Tree) -> None:
             depth -= 1
             if depth == 0:
                 break
-        elif kind == FdtToken.PROP and dropped == 0:
-            if not (inside_chosen and depth == 2 and _replaced(t, offset)):
-                _copy(t, offset, following)
+        elif (
+            kind == FdtToken.PROP
+            and dropped == 0
+            and not (inside_chosen and depth == 2 and _replaced(t, offset))
+        ):
+            _copy(t, offset, following)
         offset = following
     _token(FdtToken.END)
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The arm64 Image header and the way from the loader to Python (Linux, Documentation/arch/arm64/booting.rst).
 
-Entered at EL2 with the MMU off, x0 = physical address of the device tree, at any 2 MiB boundary.  Until the MMU is
-on everything is addressed relative to the PC.  A CPU that PSCI starts enters at `secondary_entry`, x0 = its index.
+Entered at EL2 with the MMU off, x0 = physical address of the device tree, at any 2 MiB boundary. Until the
+MMU is on everything is addressed relative to the PC. A CPU that PSCI starts enters at `secondary_entry`, x0 =
+its index.
 """
 
 from __future__ import annotations
@@ -78,7 +79,11 @@ def vectors_start() -> Va: ...
 @extern
 def secondary_start() -> Va:
     """Where a CPU that PSCI starts has to enter, as seen from here."""
-    ...
+
+
+@extern
+def frame_pointer() -> Va:
+    """x29: the frame record of the function that calls."""
 
 
 _SYMBOLS = {
@@ -201,6 +206,13 @@ mapped:
     bl start
     b resume
     .ltorg
+
+    .section .text.frame_pointer, "ax"
+    .global frame_pointer
+    .type frame_pointer, %function
+frame_pointer:
+    mov x0, x29
+    ret
 
     .section .bss.tables, "aw", %nobits
     .balign {PAGE_SIZE}

@@ -34,12 +34,6 @@ def pa(va: Va) -> Pa:
     return Pa(u64(va) - RAM_WINDOW)
 
 
-@inline
-def device(pa: Pa) -> Va:
-    """Where a mapped device is seen."""
-    return Va(u64(pa) + DEVICE_WINDOW)
-
-
 def in_ram(base: Pa, size: u64) -> bool:
     """All of it lies in one bank of RAM, whoever owns it."""
     for i in range(machine.ram_count):

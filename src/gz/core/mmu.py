@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The core's own stage 1 tables: 48-bit space, 4 KiB granule, W^X (DDI 0487, D8.2 and D8.3).
 
-`prepare_tables` runs before the MMU is on, where the code was loaded: it may use nothing that holds an absolute address.
-Mappings are only ever added.
+`prepare_tables` runs before the MMU is on, where the code was loaded: it may use nothing that holds an
+absolute address. Mappings are only ever added.
 """
 
 from __future__ import annotations
@@ -35,8 +35,6 @@ DATA = int(_NORMAL.replace(XN=1))
 DEVICE = int(Stage1(VALID=1, AttrIndx=MairIndex.DEVICE, AP1=1, AF=1, XN=1))
 
 _LAST_LEVEL = 3
-#: The part of RAM where the loader put the tree, seen before the banks are known.
-TREE_WINDOW_SIZE = 2 * BLOCK_SIZE
 
 
 class TranslationTable(Struct, align=PAGE_SIZE):
@@ -57,7 +55,7 @@ def _table(descriptor: u64) -> TranslationTable:
     return view(TranslationTable, Va((descriptor & ADDRESS_MASK) + tables.distance))
 
 
-def map(va: Va, pa: Pa, size: u64, attributes: u64) -> None:  # noqa: A001
+def map(va: Va, pa: Pa, size: u64, attributes: u64) -> None:
     """Map whole pages, by the largest blocks that fit. What is mapped already stays as it is."""
     done: u64 = 0
     while done < size:
@@ -98,7 +96,7 @@ def _shift(level: u32) -> u64:
 
 @export
 def prepare_tables(tree: Pa) -> None:
-    """With the MMU off: tables for the image, the page that turns the MMU on, and the tree."""
+    """With the MMU off: tables for the image, the page that turns the MMU on, and the tree's beginning."""
     tables.base = image.tables_start()
     tables.used = 1
     tables.distance = 0
@@ -113,7 +111,7 @@ def prepare_tables(tree: Pa) -> None:
         _segment(start, stack + PAGE_SIZE, stack + STACK_STRIDE, DATA)  # the page below is the guard
     map(Va(load), load, PAGE_SIZE, CODE)
     window = Pa(u64(tree) & ~(BLOCK_SIZE - 1))
-    map(Va(u64(window) + RAM_WINDOW), window, TREE_WINDOW_SIZE, DATA)
+    map(Va(u64(window) + RAM_WINDOW), window, BLOCK_SIZE, DATA)
 
 
 @inline
@@ -132,16 +130,22 @@ def load_address() -> Pa:
     return Pa(LINK_ADDRESS - tables.distance)
 
 
+@inline
+def device(base: Pa) -> Va:
+    """Where a mapped device is seen."""
+    return Va(u64(base) + DEVICE_WINDOW)
+
+
 def map_device(base: Pa, size: u64) -> Va:
     """Whole pages around a device, in the device window; where `base` is seen."""
     first = u64(base) & ~(PAGE_SIZE - 1)
     end = (u64(base) + size + PAGE_SIZE - 1) & ~(PAGE_SIZE - 1)
     map(Va(first + DEVICE_WINDOW), Pa(first), end - first, DEVICE)
-    return Va(u64(base) + DEVICE_WINDOW)
+    return device(base)
 
 
 def map_ram(base: Pa, size: u64) -> None:
-    """RAM into the window, but not the core's image: nothing writes its code."""
+    """Whole pages of RAM into the window, but not the core's image: nothing writes its code."""
     own = machine.image
     first = u64(base)
     end = first + size

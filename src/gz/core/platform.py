@@ -31,6 +31,7 @@ class Machine(Struct):
     gicd: Va  # the distributor's frame in the device window
     group0: u32  # 1: GICD_CTLR.DS, so that Group 0 interrupts are ours to use
     psci_smc: u32  # 1: firmware answers PSCI over SMC
+    psci_hvc: u32  # 1: a hypervisor does, over HVC; so there is no EL2 for us
     cpu_count: u32  # of those in the tree, as many as there is room for
     kernel: PhysicalRange  # boot modules
     kernel_arguments: Va  # in the tree, without the final NUL

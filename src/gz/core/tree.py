@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Reading a flattened device tree in place (Devicetree Specification 0.4, chapter 5).
 
-A node is the offset of its BEGIN_NODE token in the structure block; NONE is no node.  Whatever the blob holds, no
-read leaves it: a broken structure looks as if it ended there.
+A node is the offset of its BEGIN_NODE token in the structure block; NONE is no node. Whatever the blob holds,
+no read leaves it: a broken structure looks as if it ended there.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def big32(at: Va) -> u32:
     return byte_swap(peek32(at))
 
 
-def open(tree: Tree, base: Va, room: u64) -> bool:  # noqa: A001
+def open(tree: Tree, base: Va, room: u64) -> bool:
     """Look at the blob at `base`, at most `room` bytes. False if it is none; then the tree is empty."""
     header = view(FdtHeader, base)
     tree.base = base
@@ -148,7 +148,7 @@ def name(tree: Tree, node: u64) -> tuple[Va, u64]:
     return tree.structure + start, end - start
 
 
-def property(tree: Tree, node: u64, wanted: Array[u8]) -> tuple[Va, u64]:  # noqa: A001
+def property(tree: Tree, node: u64, wanted: Array[u8]) -> tuple[Va, u64]:
     """A property's value and its length; Va(0) if the node has none of that name."""
     return property_by(tree, node, address(wanted), len(wanted))
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the image lies in its own address space and how its stacks are spaced: for the linker and the core."""
+"""Where the image lies in its own address space and how its stacks are spaced: for linker and core."""
 
 from __future__ import annotations
 

@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host VM: its stage 2, what EL2 lets it use of a CPU, and its traps.
+
+Stage 2 is the identity over everything but the core's memory and the doorbell page; memory types are the
+host's. What the ID registers show the host, it has: nothing of it traps.
+"""
+
+from __future__ import annotations
+
+import gz.core.calls as calls
+import gz.core.frames as frames
+import gz.core.inject as inject
+import gz.core.memory as memory
+import gz.core.panic as dying
+import gz.core.power as power
+import gz.core.stage2 as stage2
+from gz.abi import doorbell
+from gz.abi.calls import CALL_COUNT, SMC32_BASE, SMC64_BIT
+from gz.abi.errors import Error
+from gz.arm64.features import (
+    ID_AA64DFR0_EL1,
+    ID_AA64ISAR1_EL1,
+    ID_AA64ISAR2_EL1,
+    ID_AA64MMFR0_EL1,
+    ID_AA64MMFR1_EL1,
+    ID_AA64MMFR3_EL1,
+    ID_AA64PFR0_EL1,
+    ID_AA64PFR1_EL1,
+)
+from gz.arm64.insn import isb
+from gz.arm64.registers import (
+    CNTHCTL_EL2,
+    CPTR_EL2,
+    CPTR_EL2_RES1,
+    HCR_EL2,
+    HCRX_EL2,
+    HPFAR_EL2,
+    MDCR_EL2,
+    PMCR_EL0,
+    SCTLR_EL1_RES1,
+    SPSR,
+    ZCR,
+    Mode,
+)
+from gz.arm64.smccc import NOT_SUPPORTED
+from gz.arm64.syndrome import ESR_EL2, DataAbort, ExceptionClass
+from gz.arm64.sysreg import sysreg
+from gz.bits import Ipa, Pa, storage, u64
+from gz.core.context import Context
+from gz.core.cpu import Cpu
+from gz.core.platform import machine
+from gz.core.stage2 import Stage2
+from gz.core.vectors import SVE_STATE_SIZE
+from gz.metal import cold, inline
+
+HOST = storage(Stage2)
+
+_INSTRUCTION = 4
+_START = SPSR(M=Mode.EL1H, F=1, I=1, A=1, D=1)
+_FGT_GRANTS = 0xFFF4_0000_0000_0000  # HFGRTR_EL2, HFGWTR_EL2: the fields that let something through
+_FGT_INSTRUCTION_GRANTS = 0x1F << 55  # HFGITR_EL2: GCS, branch records
+_FGT_DEBUG_READ_GRANTS = 1 << 62 | 7 << 59  # HDFGRTR_EL2: PMSNEVFR, branch records
+_FGT_DEBUG_WRITE_GRANTS = 1 << 62 | 3 << 60  # HDFGWTR_EL2
+_SMCR_ALL = 1 << 31 | 1 << 30 | 0xF  # FA64, EZT0, LEN
+
+
+def create_stage2() -> None:
+    """The identity over all that stage 2 can name, without the core's memory and the doorbell."""
+    assert stage2.create(HOST, stage2.HOST_VMID), "no frames for the host's stage 2"
+    start: u64 = 0
+    while start < stage2.limit():
+        hole, end = _next_hole(start)
+        if hole > start:
+            error = stage2.map(HOST, Ipa(start), Pa(start), hole - start, stage2.NORMAL)
+            assert error == Error.NO_ERROR, "the host's stage 2 does not fit into the core's frames"
+        start = end
+
+
+def _next_hole(start: u64) -> tuple[u64, u64]:
+    """The first stretch from `start` on that the host must not see; at the limit, one of no size."""
+    hole = stage2.limit()
+    end = hole
+    image = machine.image
+    pool = machine.pool
+    if start <= image.base and image.base < hole:
+        hole = u64(image.base)
+        end = hole + image.size
+    if start <= pool.base and pool.base < hole:
+        hole = u64(pool.base)
+        end = hole + pool.size
+    if start <= machine.doorbell and machine.doorbell < hole:
+        hole = u64(machine.doorbell)
+        end = hole + doorbell.DOORBELL_SIZE
+    return hole, end
+
+
+def hcr() -> HCR_EL2:
+    """Stage 2 on, SMC trapped, interrupts the host's."""
+    isar1 = ID_AA64ISAR1_EL1(sysreg.ID_AA64ISAR1_EL1)
+    isar2 = ID_AA64ISAR2_EL1(sysreg.ID_AA64ISAR2_EL1)
+    pfr0 = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1)
+    pfr1 = ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1)
+    value = HCR_EL2(VM=1, SWIO=1, TSC=1, RW=1)
+    if (isar1.APA | isar1.API | isar2.APA3) != 0:
+        value = value.replace(APK=1, API=1)
+    if pfr1.MTE != 0:
+        value = value.replace(ATA=1)
+    if pfr0.CSV2 >= 2 or pfr1.CSV2_frac >= 2:
+        value = value.replace(EnSCXT=1)
+    if pfr0.RAS >= 2:
+        value = value.replace(FIEN=1)
+    return value
+
+
+def cptr() -> CPTR_EL2:
+    """No trap for FP/SIMD, nor for SVE and SME where they exist."""
+    value = CPTR_EL2(CPTR_EL2_RES1, TZ=1, TSM=1)
+    if ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).SVE != 0:
+        value = value.replace(TZ=0)
+    if ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1).SME != 0:
+        value = value.replace(TSM=0)
+    return value
+
+
+def mdcr() -> MDCR_EL2:
+    """All counters, the profiling buffer and the trace buffer are the host's."""
+    dfr0 = ID_AA64DFR0_EL1(sysreg.ID_AA64DFR0_EL1)
+    value = MDCR_EL2(0)
+    if dfr0.PMUVer != 0 and dfr0.PMUVer != 15:
+        value = value.replace(HPMN=PMCR_EL0(sysreg.PMCR_EL0).N)
+    if dfr0.PMSVer != 0:
+        value = value.replace(E2PB=3)
+    if dfr0.TraceBuffer != 0:
+        value = value.replace(E2TB=3)
+    return value
+
+
+def _grant_features() -> None:
+    """What needs a word from EL2 before EL1 may use it."""
+    pfr0 = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1)
+    pfr1 = ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1)
+    dfr0 = ID_AA64DFR0_EL1(sysreg.ID_AA64DFR0_EL1)
+    mmfr0 = ID_AA64MMFR0_EL1(sysreg.ID_AA64MMFR0_EL1)
+    mmfr3 = ID_AA64MMFR3_EL1(sysreg.ID_AA64MMFR3_EL1)
+    isar1 = ID_AA64ISAR1_EL1(sysreg.ID_AA64ISAR1_EL1)
+    isar2 = ID_AA64ISAR2_EL1(sysreg.ID_AA64ISAR2_EL1)
+    if mmfr0.FGT != 0:
+        sysreg.HFGRTR_EL2 = _FGT_GRANTS
+        sysreg.HFGWTR_EL2 = _FGT_GRANTS
+        sysreg.HFGITR_EL2 = _FGT_INSTRUCTION_GRANTS
+        sysreg.HDFGRTR_EL2 = _FGT_DEBUG_READ_GRANTS
+        sysreg.HDFGWTR_EL2 = _FGT_DEBUG_WRITE_GRANTS
+        if pfr0.AMU != 0:
+            sysreg.HAFGRTR_EL2 = 0
+    if mmfr0.FGT >= 2:
+        sysreg.HFGRTR2_EL2 = ~u64(0)
+        sysreg.HFGWTR2_EL2 = ~u64(0)
+        sysreg.HFGITR2_EL2 = ~u64(0)
+        sysreg.HDFGRTR2_EL2 = ~u64(0)
+        sysreg.HDFGWTR2_EL2 = ~u64(0)
+    if ID_AA64MMFR1_EL1(sysreg.ID_AA64MMFR1_EL1).HCX != 0:
+        value = HCRX_EL2(0)
+        if isar1.LS64 != 0:
+            value = value.replace(EnAS0=1, EnALS=1, EnASR=1)
+        if isar2.MOPS != 0:
+            value = value.replace(MSCEn=1)
+        if mmfr3.TCRX != 0:
+            value = value.replace(TCR2En=1)
+        if mmfr3.SCTLRX != 0:
+            value = value.replace(SCTLR2En=1)
+        sysreg.HCRX_EL2 = value
+    if pfr0.SVE != 0:
+        sysreg.ZCR_EL2 = ZCR(LEN=15)
+    if pfr1.SME != 0:
+        sysreg.SMCR_EL2 = _SMCR_ALL
+    if pfr0.MPAM != 0 or pfr1.MPAM_frac != 0:
+        sysreg.MPAM2_EL2 = 0
+    if dfr0.TraceFilt != 0:
+        sysreg.TRFCR_EL2 = 0
+
+
+def prepare_cpu(cpu: Cpu) -> None:
+    """On each CPU, before the host enters it: all of EL2 that the host lives under."""
+    context = cpu.host
+    context.cpu = cpu
+    context.vcpu = None
+    context.hcr = hcr()
+    context.vttbr = stage2.vttbr(HOST)
+    context.vmpidr = sysreg.MPIDR_EL1
+    context.cptr = cptr()
+    context.mdcr = mdcr()
+    sysreg.CPTR_EL2 = context.cptr
+    isb()
+    _grant_features()
+    if ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).SVE != 0 and cpu.sve_state == 0:
+        cpu.sve_state = _sve_state()
+    sysreg.VTCR_EL2 = stage2.vtcr()
+    sysreg.VTTBR_EL2 = context.vttbr
+    sysreg.VPIDR_EL2 = sysreg.MIDR_EL1
+    sysreg.VMPIDR_EL2 = context.vmpidr
+    sysreg.MDCR_EL2 = context.mdcr
+    sysreg.HSTR_EL2 = 0
+    sysreg.CNTHCTL_EL2 = CNTHCTL_EL2(EL1PCTEN=1, EL1PCEN=1)
+    sysreg.CNTVOFF_EL2 = 0
+    sysreg.CNTHP_CTL_EL2 = 0
+    sysreg.SCTLR_EL1 = SCTLR_EL1_RES1
+    sysreg.HCR_EL2 = context.hcr
+    isb()
+
+
+def _sve_state() -> u64:
+    count: u64 = (SVE_STATE_SIZE + frames.FRAME_SIZE - 1) // frames.FRAME_SIZE
+    run = frames.allocate_run(count)
+    assert run != Pa(0), "no frames for the SVE state"
+    return u64(memory.va(run))
+
+
+def enter(cpu: Cpu, entry: Pa, argument: u64) -> Context:
+    """The host's state at its entry on a CPU: EL1h, everything masked, MMU off, x0 the argument."""
+    context = cpu.host
+    for i in range(len(context.x)):
+        context.x[i] = 0
+    context.x[0] = argument
+    sysreg.ELR_EL2 = u64(entry)
+    sysreg.SPSR_EL2 = _START
+    return context
+
+
+def sync(context: Context) -> Context:
+    """A synchronous exception from the host."""
+    esr = ESR_EL2(sysreg.ESR_EL2)
+    match ExceptionClass(esr.EC):
+        case ExceptionClass.HVC64:
+            return _hypercall(context, esr)
+        case ExceptionClass.DATA_ABORT_LOWER:
+            return _data_abort(context, esr)
+        case ExceptionClass.SMC64:
+            sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
+            if esr.ISS & 0xFFFF != 0:
+                context.x[0] = NOT_SUPPORTED
+                return context
+            return power.call(context)
+        case ExceptionClass.INSTRUCTION_ABORT_LOWER:
+            return _foreign(context, esr)
+        case _:
+            inject.undefined()
+            return context
+
+
+@inline
+def _hypercall(context: Context, esr: ESR_EL2) -> Context:
+    """HVC #0: a gzvm call by either column of its number, or what an SMC would be."""
+    if esr.ISS & 0xFFFF != 0:
+        context.x[0] = NOT_SUPPORTED
+        return context
+    function = context.x[0] & ~u64(SMC64_BIT)
+    if function >= SMC32_BASE and function < SMC32_BASE + CALL_COUNT:
+        return calls.hypercall(context, False)
+    return power.call(context)
+
+
+@inline
+def _data_abort(context: Context, esr: ESR_EL2) -> Context:
+    """A plain store to the doorbell's word is a call; anything else touched what is not the host's."""
+    abort = DataAbort(esr.ISS)
+    if abort.ISV != 0 and abort.WnR != 0 and abort.S1PTW == 0:
+        page = HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12
+        offset = sysreg.FAR_EL2 & (doorbell.DOORBELL_SIZE - 1)
+        if Pa(page) == machine.doorbell and offset == doorbell.STORE_OFFSET and abort.SAS >= 2:
+            return calls.hypercall(context, True)
+    return _foreign(context, esr)
+
+
+@cold
+def _foreign(context: Context, esr: ESR_EL2) -> Context:
+    """Not the host's: its exception level that tried gets a synchronous external abort, as from a bus."""
+    dying.stand_by()
+    inject.abort(esr, sysreg.FAR_EL2)
+    return context
