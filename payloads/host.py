@@ -1,0 +1,135 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The smallest host: runs the program it finds as its initrd in a guest, and is its VMM.
+
+It makes the driver's calls by HVC, maps memory as the guest touches it, prints what the guest sends to its PL011 and
+answers every other access at once: what an exit costs here is the core's part of the price. Ends when the guest
+asks for it.
+"""
+
+from __future__ import annotations
+
+import gz.core.tree as trees
+from gz.abi.calls import Call, VcpuTuple, smc64
+from gz.abi.capabilities import Capability
+from gz.abi.devices import REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.exits import ExitReason
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
+from gz.abi.registers import BOOT_PSTATE, PC, PSTATE
+from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, RunPage
+from gz.arm64.insn import hvc
+from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
+from gz.core.tree import Tree, text
+from gz.metal import address, export, log, panic, peek64, poke64, view
+from gz.vmm.maps import VIRT
+from payloads.console import put
+
+GUEST_SIZE = 32 << 20
+_TREE_ROOM = 2 << 20
+_VIRTIO_MAGIC = 0x7472_6976
+
+CHOSEN = text("/chosen")
+INITRD_START = text("linux,initrd-start")
+INITRD_END = text("linux,initrd-end")
+
+
+class Pages(Struct, align=PAGE_SIZE):
+    """What the calls share with the core."""
+
+    run: Array[u8] = array(HWSTATE_OFFSET)
+    hwstate: Array[u8] = array(PAGE_SIZE)
+    region: Array[u8] = array(REGION_BUFFER_SIZE)
+    device: Array[u8] = array(PAGE_SIZE)
+    mailbox: Array[u64] = array(BLOCK_PAGES)
+
+
+pages = storage(Pages)
+tree = storage(Tree)
+
+
+def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
+    """A call that has to succeed; gives x1."""
+    status, value, _, _ = hvc(smc64(Call.CREATE_VM) + index, a, b, c, d, e)
+    if status != 0:
+        panic(f"call {index} answered {0 - status}\n")
+    return value
+
+
+def number(name: Array[u8]) -> u64:
+    """A property of /chosen, of one or two cells."""
+    node = trees.find(tree, address(CHOSEN), len(CHOSEN))
+    value, length = trees.property(tree, node, name)
+    return trees.number(value, u32(length // 4))
+
+
+def device(vm: u64, kind: u32, base: u64, size: u64) -> None:
+    request = view(DeviceRequest, address(pages.device))
+    request.type = kind
+    request.base = base
+    request.window_size = size
+    call(Call.CREATE_DEVICE, vm, u64(address(pages.device)), 0, 0, 0)
+
+
+def declare(vm: u64) -> None:
+    region = view(MemoryRegion, address(pages.region))
+    region.slot = 0
+    region.total_pages = GUEST_SIZE // PAGE_SIZE
+    region.gpa = VIRT.ram
+    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, GUEST_SIZE, Purpose.GUEST_MEMORY, 0)
+    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+
+
+def supply(vm: u64, gpa: u64, memory: u64) -> None:
+    """The block around a page the guest missed."""
+    block = (gpa - VIRT.ram) & ~(BLOCK_SIZE - 1)
+    for i in range(BLOCK_PAGES):
+        pages.mailbox[i] = (memory + block) // PAGE_SIZE + i
+    call(Call.MAP_GUEST_BLOCK, vm, 0, (VIRT.ram + block) // PAGE_SIZE, BLOCK_PAGES, 0)
+
+
+def serve(run: RunPage) -> None:
+    """A device access: the PL011's data register, or a read that any VMM answers with virtio's magic number."""
+    if run.mmio.is_write == 0:
+        run.mmio.data = _VIRTIO_MAGIC if run.mmio.phys_addr >= VIRT.virtio else 0
+    elif run.mmio.phys_addr == VIRT.uart:
+        put(u8(run.mmio.data))
+
+
+def start(image: u64, size: u64) -> None:
+    """Create the VM with the image at the start of its RAM and run it to its end."""
+    memory = (image + size + 2 * BLOCK_SIZE) & ~(BLOCK_SIZE - 1)
+    for offset in range(0, size, 8):
+        poke64(Va(memory + offset), peek64(Va(image + offset)))
+    call(Call.PROBE, 0, 0, 0, 0, 0)
+    vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
+    call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)
+    call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
+    declare(vm)
+    device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, VIRT.gicd_size)
+    device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.gicr, REDISTRIBUTOR_SIZE)
+    vcpu = VcpuTuple(VMID=u32(vm), VCPU=0)
+    call(Call.CREATE_VCPU, vcpu, u64(address(pages.run)), 0, 0, 0)
+    call(Call.SET_ONE_REG, vcpu, PC, VIRT.ram, 0, 0)
+    call(Call.SET_ONE_REG, vcpu, PSTATE, BOOT_PSTATE, 0, 0)
+    run = view(RunPage, address(pages.run))
+    running = True
+    while running:
+        _, reason, _, _ = hvc(smc64(Call.RUN), vcpu)
+        if reason == ExitReason.MMIO:
+            serve(run)
+        elif reason == ExitReason.EXCEPTION:
+            supply(vm, run.exception.fault_gpa, memory)
+        elif reason == ExitReason.SYSTEM_EVENT:
+            running = False
+        elif reason != ExitReason.IRQ and reason != ExitReason.GZ:
+            panic(f"RUN came back with {reason:#x}\n")
+    call(Call.DESTROY_VCPU, vcpu, 0, 0, 0, 0)
+    call(Call.DESTROY_VM, vm, 0, 0, 0, 0)
+    log("host: the guest is gone\n")
+
+
+@export
+def payload(blob: Va) -> None:
+    if not trees.open(tree, blob, _TREE_ROOM):
+        panic("no device tree\n")
+    begin = number(INITRD_START)
+    start(begin, number(INITRD_END) - begin)
