@@ -116,7 +116,7 @@ def _irq_line(context: Context) -> i64:
     vm = vms.find(context.x[1] >> 16)
     if vm is None or not vms.hold(vm):
         return Error.INVALID_ARGS
-    status = vgic.irq_line(vm, context.x[1] & 0xFFFF, context.x[2], context.x[3])
+    status = vgic.irq_line(vm, u32(context.x[1] & 0xFFFF), context.x[2], context.x[3])
     vms.drop(vm)
     return status
 
@@ -261,11 +261,15 @@ def _create_device(context: Context, vm: Vm) -> i64:
         return Error.NOT_SUPPORTED
     if not stage2.in_range(base, size):
         return Error.INVALID_ARGS
+    if not vms.close(vm):  # a vCPU runs
+        return Error.INVALID_ARGS
+    status: i64 = Error.NOT_SUPPORTED
     if type == DeviceType.VGICV3_DISTRIBUTOR:
-        return vgic.create_distributor(vm, base, size)
-    if type == DeviceType.VGICV3_REDISTRIBUTOR:
-        return vgic.create_redistributor(vm, base, size)
-    return Error.NOT_SUPPORTED
+        status = vgic.create_distributor(vm, base, size)
+    elif type == DeviceType.VGICV3_REDISTRIBUTOR:
+        status = vgic.create_redistributor(vm, base, size)
+    vms.open(vm)
+    return status
 
 
 def _inform_exit(context: Context, vm: Vm) -> i64:

@@ -93,7 +93,7 @@ _WORD_PAGES = 4  # entries in a 64-bit word
 _REPEAT = 0x0001_0001_0001_0001
 
 
-class Bank(Struct):
+class RamBank(Struct):
     """A stretch of RAM and the place of its entries."""
 
     base: Pa
@@ -104,7 +104,7 @@ class Bank(Struct):
 class Ownership(Struct):
     lock: Lock
     bank_count: u64
-    banks: Array[Bank] = array(BANK_COUNT_MAX)
+    banks: Array[RamBank] = array(BANK_COUNT_MAX)
 
 
 ownership = storage(Ownership)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gz.core.list_registers as list_registers
 import gz.core.lock as lock
 import gz.core.memory as memory
 import gz.core.pages as pages
@@ -18,9 +19,10 @@ from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent,
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.descriptors import PAGE_SHIFT, VALID
 from gz.bits import Array, Ipa, Pa, Struct, i64, u32, u64
-from gz.metal import inline, load_acquire, peek64, poke64, popcount, read_once, store_release, view
+from gz.metal import fetch_add, inline, load_acquire, peek64, poke64, popcount, read_once, store_release, view
 
 if TYPE_CHECKING:
+    from gz.core.vcpu import Vcpu
     from gz.core.vm import Vm
 
 _PFN_LIMIT = 1 << (48 - PAGE_SHIFT)
@@ -267,14 +269,16 @@ def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
     vm.lent_count += fresh
 
 
-def relinquish(vm: Vm, ipa: Ipa) -> i64:
-    """The guest gives a page back (MEM_RELINQUISH): unmapped, wiped, the host's alone.
-
-    Takes the VM's lock itself.
-    """
+def relinquish(vcpu: Vcpu, ipa: Ipa) -> i64:
+    """A guest that runs here gives a page back (MEM_RELINQUISH): unmapped, wiped, the host's alone."""
     if u64(ipa) & (PAGE_SIZE - 1) != 0:
         return Error.INVALID_ARGS
-    lock.acquire(vm.lock)
+    vm = vcpu.vm
+    ticket = fetch_add(vm.lock.next, 1)
+    while load_acquire(vm.lock.serving) != ticket:
+        # Who holds the lock may wait for a call that waits for what is in our list registers.
+        if read_once(vcpu.gic.recall) != 0:
+            list_registers.surrender(vcpu)
     error = _relinquish(vm, ipa)
     lock.release(vm.lock)
     return error

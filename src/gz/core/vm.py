@@ -177,6 +177,7 @@ def end(vm: Vm, budget: u64) -> bool:
     """
     if not slots.give_back(vm, budget):
         return False
+    vgic.destroy(vm)
     stage2.destroy(vm.stage2)
     store_release(vm.used, FREE)
     return True
