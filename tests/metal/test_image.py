@@ -196,9 +196,17 @@ def test_recursion_is_refused(tmp_path):
 
 
 TABLE = """
-    @handlers = internal constant [2 x ptr] [ptr @small, ptr @large], align 8
+    @handlers = internal constant [2 x ptr] [ptr @small, ptr @medium], align 8
+    @others = internal constant [2 x ptr] [ptr @small, ptr @large], align 8
     define internal i64 @small(i64 %n) #0 {
       ret i64 %n
+    }
+    define internal i64 @medium(i64 %n) #0 {
+      %room = alloca [64 x i64], align 8
+      %place = getelementptr [64 x i64], ptr %room, i64 0, i64 %n
+      store volatile i64 %n, ptr %place, align 8
+      %r = load volatile i64, ptr %room, align 8
+      ret i64 %r
     }
     define internal i64 @large(i64 %n) #0 {
       %room = alloca [128 x i64], align 8
@@ -212,22 +220,48 @@ TABLE = """
       %handler = load ptr, ptr %place, align 8
       %r = call i64 %handler(i64 %n)
       store volatile i64 %r, ptr inttoptr (i64 4096 to ptr), align 8
+      call void @second(i64 %r)
+      ret void
+    }
+    define internal void @second(i64 %n) noinline #0 {
+      %place = getelementptr [2 x ptr], ptr @others, i64 0, i64 %n
+      %handler = load ptr, ptr %place, align 8
+      %r = call i64 %handler(i64 %n)
+      store volatile i64 %r, ptr inttoptr (i64 4096 to ptr), align 8
       ret void
     }"""
 
 
 def test_function_tables_count_for_the_stack(tmp_path):
-    report = build(tmp_path, TABLE).report
-    assert [name for name, _ in report.worst_stack] == ["_start", "enter", "start", "large"]
-    assert report.worst_stack_bytes >= 1024
-    told = build(tmp_path, TABLE, indirect_calls={"start": {"small"}}).report
-    assert 1024 < told.worst_stack_bytes < report.worst_stack_bytes
+    deep = build(tmp_path, TABLE).report
+    assert [name for name, _ in deep.worst_stack] == ["_start", "enter", "start", "second", "large"]
+    assert deep.worst_stack_bytes >= 1024
+    shallow = build(tmp_path, TABLE.replace("@others, i64", "@handlers, i64")).report
+    assert [name for name, _ in shallow.worst_stack] == ["_start", "enter", "start", "second", "medium"]
+
+
+def test_calls_through_memory_may_reach_every_function_whose_address_is_taken(tmp_path):
+    body = TABLE.replace(
+        "%handler = load ptr, ptr %place", "%handler = load ptr, ptr inttoptr (i64 8192 to ptr)"
+    )
+    body = body.replace("store volatile i64 %r, ptr inttoptr", "store volatile ptr @others, ptr inttoptr", 1)
+    report = build(tmp_path, body).report
+    assert [name for name, _ in report.worst_stack][-1] == "large"
+
+
+def test_recursion_through_tables_is_refused(tmp_path):
+    body = TABLE.replace(
+        "define internal i64 @large(i64 %n) #0 {",
+        "define internal i64 @large(i64 %n) #0 {\n      call void @second(i64 %n)",
+    )
+    assert refused(tmp_path, body) == "recursion: second → large → second"
 
 
 def test_too_deep_a_stack_is_refused(tmp_path):
     message = refused(tmp_path, TABLE, stack_size=1024)
     assert re.fullmatch(
-        r"the stack may need 1\d\d\d of 1024 bytes: _start 0 → enter 0 → start \d+ → large 1\d+", message
+        r"the stack may need 1\d\d\d of 1024 bytes: _start 0 → enter 0 → start \d+ → second \d+ → large 1\d+",
+        message,
     )
     assert "large" in refused(tmp_path, TABLE, own_stacks={"large": 512})
 

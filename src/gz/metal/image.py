@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import struct
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,12 +97,9 @@ def build(
     stack_count: int = STACK_COUNT,
     stack_size: int = STACK_SIZE,
     own_stacks: Mapping[str, int] | None = None,
-    indirect_calls: Mapping[str, Collection[str]] | None = None,
 ) -> Image:
     """Compile, link and check. `own_stacks`: the size of the stack that assembly sets up for a function it
-    calls there. `indirect_calls` tells, by symbol, which functions one may reach through function tables,
-    itself or through those it calls; without it every indirect call may reach every function whose address
-    is taken. zig.ToolError or elf.CheckError; then no finished output is left."""
+    calls there. zig.ToolError or elf.CheckError; then no finished output is left."""
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     linked, flat = directory / f"{name}.elf", directory / f"{name}.img"
@@ -126,10 +123,9 @@ def build(
     unchecked = directory / f"{name}.unchecked"
     measured = elf.check(
         unchecked,
+        [directory / piece for piece in objects],
         stack_size=stack_size,
         own_stacks=own_stacks,
-        taken=elf.address_taken([directory / piece for piece in objects]),
-        indirect_calls=indirect_calls,
     )
     contents = elf.flatten(unchecked)
     check_header(contents)
