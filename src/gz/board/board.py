@@ -19,7 +19,6 @@ from gz.board.qemu import Disk, Machine, Qemu
 
 BOOTARGS = "console=ttyAMA0 panic=-1"
 BOOT_TIMEOUT = 180.0  # seconds
-HUGE_PAGE = 2  # MiB
 
 Progress = Callable[[str], None]
 
@@ -29,22 +28,22 @@ def silent(_: str) -> None:
 
 
 class Board:
-    """`cpus` of `cpu`, `memory` in MiB, the user's `disks`; `libraries` are put into the host's /opt/gz/lib by name.
+    """`cpus` of `cpu`, `memory` in MiB, the user's `disks`; `compiled` are files for the host's /opt/gz by name.
 
     `core` is the arm64 Image of the core; None boots the host on the bare machine. With `icount` virtual nanoseconds
     are instructions (-icount shift=0) and everything random is the same every time (-seed 1)."""
 
     def __init__(self, *, core: Path | None = None, cpus: int = 2, memory: int = 2048, cpu: str = "cortex-a76",
-                 disks: Sequence[Disk] = (), libraries: Mapping[str, bytes] | None = None, icount: bool = False,
-                 bootargs: str = "", virtualization: bool = True, survive: bool = False,
+                 disks: Sequence[Disk] = (), compiled: Mapping[str, bytes] | None = None, icount: bool = False,
+                 bootargs: str = "", virtualization: bool = True, gdb: int | None = None, survive: bool = False,
                  boot_timeout: float = BOOT_TIMEOUT, software: Software | None = None,
                  progress: Progress = silent) -> None:
         progress("fetching Debian packages")
         self.software = software or Software()
         progress("building the host's file system")
-        host = self.software.host(libraries)
+        host = self.software.host(compiled)
         self.machine = Machine(host.kernel, host.initrd, f"{BOOTARGS} {bootargs}".strip(), core, cpus, memory, cpu,
-                               disks, icount, virtualization)
+                               disks, icount, virtualization, gdb)
         progress("starting QEMU")
         self.qemu = Qemu(self.machine, survive=survive)
         self.channel: Channel | None = None
@@ -85,14 +84,6 @@ class Board:
         if not found:
             raise BoardError(f"the host VM has no disk {serial}")
         return f"/dev/{found[0]}"
-
-    def reserve_huge_pages(self, memory: int) -> None:
-        """Have the host keep huge pages for `memory` MiB of guest RAM; BoardError if it has too little."""
-        pages = -(-memory // HUGE_PAGE)
-        answer = self.run(["sh", "-c", "echo $0 >/proc/sys/vm/nr_hugepages; cat /proc/sys/vm/nr_hugepages", str(pages)])
-        if int(answer.text) < pages:
-            raise BoardError(f"the host VM has no {memory} MiB in huge pages (only {int(answer.text) * HUGE_PAGE}); "
-                             f"give the board more memory or the guest less")
 
     def stop(self) -> None:
         """Power everything off; nothing of the board is left. Does nothing the second time."""

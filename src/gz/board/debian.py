@@ -82,6 +82,10 @@ class Debian:
         """The kernel package that linux-image-`flavour` depends on, without what it would install beside it."""
         return self._locked_set(f"linux-image-{flavour}", lambda: self._download_kernel(flavour))[0]
 
+    def fetched(self) -> int:
+        """How many packages are in the cache."""
+        return len({package for packages in self._read_lock().values() for package in packages})
+
     def path(self, package: Package) -> Path:
         """The package's file, checked against its hash."""
         path = self.archives / package.file

@@ -2,8 +2,8 @@
 """The host VM's software: Debian's kernel and a root file system in memory with busybox, Python, this package and the
 agent as its only service.
 
-/opt/gz holds this package, /opt/gz/lib what the driver loads (shared objects), /init starts the agent on the
-virtio-serial port named `gz.agent`."""
+/opt/gz holds this package and what was compiled for it, /init starts the agent on the virtio-serial port named
+`gz.agent` and a shell on the serial console."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from gz.board.modules import Kernel, read_kernel
 FLAVOUR = "cloud-arm64"
 PACKAGES = ("busybox-static", "python3.11", "python3-libfdt")
 MODULES = ("virtio_mmio", "virtio_console", "virtio_blk", "virtio_rng")
-LIBRARIES = "opt/gz/lib"
+PACKAGE_ROOT = "opt/gz"
 
 # Of these packages, drawn in by dependencies, nothing is used in the host VM.
 UNUSED_PACKAGES = frozenset(("dpkg", "tar", "gcc-12-base", "media-types", "readline-common", "libsqlite3-0", "libdb5.3",
@@ -44,12 +44,11 @@ INIT = """\
 /bin/busybox mount -t sysfs sysfs /sys
 /bin/busybox mount -t devtmpfs devtmpfs /dev
 /bin/busybox --install -s /bin
-mkdir -p /dev/pts /dev/shm /dev/hugepages
+mkdir -p /dev/pts /dev/shm
 mount -t devpts devpts /dev/pts
 mount -t tmpfs tmpfs /dev/shm
 mount -t tmpfs tmpfs /run
 mount -t tmpfs tmpfs /tmp
-mount -t hugetlbfs hugetlbfs /dev/hugepages
 export PATH=/bin:/sbin HOME=/root LC_ALL=C.UTF-8 PYTHONPATH=/opt/gz PYTHONDONTWRITEBYTECODE=1
 hostname host
 ip link set lo up
@@ -57,6 +56,8 @@ for module in $(cat /lib/modules/order); do insmod /lib/modules/$module.ko; done
 until port=$(grep -lx gz.agent /sys/class/virtio-ports/*/name 2>/dev/null); do sleep 0.05; done
 port=/dev/$(basename $(dirname $port))
 until [ -c $port ]; do sleep 0.05; done
+export TERM=linux PS1='host# '
+while true; do setsid sh -c 'exec sh -i </dev/ttyAMA0 >/dev/ttyAMA0 2>&1'; sleep 1; done &
 while true; do
     python3 -m gz.board.agent $port
     echo "gz: the agent ended with status $?, starting it again" >/dev/console
@@ -93,19 +94,19 @@ class Software:
     def kernel_file(self) -> Path:
         return cached("linux", fingerprint([self.kernel_package.sha256]), lambda: self.kernel.image)
 
-    def host(self, libraries: Mapping[str, bytes] | None = None) -> HostSoftware:
-        """The host VM; `libraries` are files for /opt/gz/lib by name."""
+    def host(self, compiled: Mapping[str, bytes] | None = None) -> HostSoftware:
+        """The host VM; `compiled` are more files for /opt/gz, such as shared objects, by name."""
         packages = self.debian.closure(*PACKAGES)
         recipe = [self.kernel_package.sha256, *(p.sha256 for p in packages), INIT, *MODULES, *UNUSED_FILES,
                   *sorted(UNUSED_PACKAGES), str(importlib.util.MAGIC_NUMBER)]
         base = cached("host-base", fingerprint(recipe), lambda: self._host_base(packages))
-        sources = own_sources()
+        files = {**own_sources(), **(compiled or {})}
         parts = [base.name]
-        for name, content in sorted({**sources, **(libraries or {})}.items()):
+        for name, content in sorted(files.items()):
             parts += [name, content]
 
         def build() -> bytes:
-            return base.read_bytes() + own_archive(sources, libraries or {})
+            return base.read_bytes() + own_archive(files)
 
         return HostSoftware(self.release, self.kernel_file(), cached("host", fingerprint(parts), build))
 
@@ -113,7 +114,7 @@ class Software:
         tree = Tree()
         for name in ("bin", "sbin", "lib"):
             tree.link(name, f"usr/{name}")
-        for name in ("proc", "sys", "dev", "run", "tmp", "root", "mnt", LIBRARIES):
+        for name in ("proc", "sys", "dev", "run", "tmp", "root", "mnt"):
             tree.directory(name)
         tree.character_device("dev/console", 5, 1)
         for package in packages:
@@ -144,13 +145,12 @@ def own_sources() -> dict[str, bytes]:
     return {f"gz/{path.relative_to(root)}": path.read_bytes() for path in sorted(root.rglob("*.py"))}
 
 
-def own_archive(sources: Mapping[str, bytes], libraries: Mapping[str, bytes]) -> bytes:
+def own_archive(files: Mapping[str, bytes]) -> bytes:
     tree = Tree()
-    for name, content in sources.items():
-        tree.file(f"opt/gz/{name}", content)
-        add_bytecode(tree, f"opt/gz/{name}", content)
-    for name, content in libraries.items():
-        tree.file(f"{LIBRARIES}/{name}", content, 0o755)
+    for name, content in files.items():
+        tree.file(f"{PACKAGE_ROOT}/{name}", content, 0o644 if name.endswith(".py") else 0o755)
+        if name.endswith(".py"):
+            add_bytecode(tree, f"{PACKAGE_ROOT}/{name}", content)
     return tree.archive()
 
 

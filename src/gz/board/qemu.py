@@ -60,6 +60,7 @@ class Machine:
     disks: Sequence[Disk] = ()
     icount: bool = False
     virtualization: bool = True
+    gdb: int | None = None
 
     def options(self) -> list[str]:
         """The options that say what is measured; no paths."""
@@ -84,6 +85,8 @@ class Machine:
             "-object", "rng-builtin,id=entropy",
             "-device", "virtio-rng-device,rng=entropy",
         ]
+        if self.gdb is not None:
+            arguments += ["-gdb", f"tcp:127.0.0.1:{self.gdb}"]
         for number, disk in enumerate(self.disks):
             arguments += [
                 "-drive", f"if=none,id=disk{number},format=raw,file={quoted(disk.path)},"

@@ -1,0 +1,151 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. Only declarations: what a command does is in the module of its name."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from gz.cli.report import command
+
+app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
+                  help="GenieZone in Python: a type-1 hypervisor for Arm64, and virtual machines on it.")
+board = typer.Typer(no_args_is_help=True, help="The emulated board and its host VM.")
+bench = typer.Typer(no_args_is_help=True, help="What things cost, in instructions.")
+app.add_typer(board, name="board")
+app.add_typer(bench, name="bench")
+
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for a script.")]
+Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Show the consoles of host and guest.")]
+HostCpus = Annotated[int, typer.Option("--host-cpus", min=1, max=8, help="CPUs of the board.")]
+
+
+class CpuModel(StrEnum):
+    CORTEX_A76 = "cortex-a76"
+    CORTEX_A72 = "cortex-a72"
+    NEOVERSE_N1 = "neoverse-n1"
+    MAX = "max"
+
+
+Cpu = Annotated[CpuModel, typer.Option("--cpu", help="CPU model of the board.")]
+
+
+@app.command(context_settings={"allow_interspersed_args": False})
+@command
+def run(
+    argv: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD…]", help="Run this in the guest, then power off.",
+                                                     show_default=False)] = None,
+    cpus: Annotated[int, typer.Option(min=1, max=8, help="vCPUs of the guest.")] = 1,
+    mem: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the guest, as in 512M or 1G.")] = "512M",
+    kernel: Annotated[Path | None, typer.Option(help="arm64 Image, plain or gzip; default: Debian's.")] = None,
+    initrd: Annotated[Path | None, typer.Option(help="Initial root file system; default: busybox.")] = None,
+    disk: Annotated[list[str] | None, typer.Option(metavar="FILE[,ro]", help="Raw disk image; may be repeated.")] = None,
+    params: Annotated[str, typer.Option(help="More kernel parameters.")] = "",
+    cpu: Cpu = CpuModel.CORTEX_A76,
+    host_cpus: HostCpus = 2,
+    gdb: Annotated[int | None, typer.Option(metavar="PORT", help="Let gdb attach to the board at this TCP port.")] = None,
+    verbose: Verbose = False,
+) -> int:
+    """Boot board, core, host and guest, and attach the guest's console (leave with Ctrl-A x).
+
+    With a command: run it in the guest, print exactly its output and exit with its exit status."""
+    from gz.cli.run import Guest, run_guest
+
+    guest = Guest(tuple(argv or ()), cpus, mem, kernel, initrd, tuple(disk or ()), params)
+    return run_guest(guest, cpu=cpu.value, host_cpus=host_cpus, gdb=gdb, verbose=verbose)
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+@command
+def test(context: typer.Context) -> int:
+    """Run every test; more arguments go to pytest."""
+    from gz.cli.develop import run_tests
+
+    return run_tests(context.args)
+
+
+@app.command()
+@command
+def check() -> int:
+    """Check the sources with ruff and pyright."""
+    from gz.cli.develop import check_sources
+
+    return check_sources()
+
+
+@app.command()
+@command
+def build(json: Json = False) -> int:
+    """Compile the core and say how large it is."""
+    from gz.cli.build import build_core
+
+    return build_core(json)
+
+
+@bench.command()
+@command
+def exits(json: Json = False) -> int:
+    """Average instructions of exits, measured by a guest under -icount."""
+    from gz.cli.bench import measure_exits
+
+    return measure_exits(json)
+
+
+@board.command()
+@command
+def up(cpu: Cpu = CpuModel.CORTEX_A76, host_cpus: HostCpus = 2,
+       mem: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the board.")] = "2G",
+       bare: Annotated[bool, typer.Option("--bare", help="Boot the host without the core.")] = False,
+       gdb: Annotated[int | None, typer.Option(metavar="PORT", help="Let gdb attach at this TCP port.")] = None) -> int:
+    """Start a board that stays."""
+    from gz.cli.board import start_board
+
+    return start_board(cpu=cpu.value, cpus=host_cpus, memory=mem, bare=bare, gdb=gdb)
+
+
+@board.command()
+@command
+def down() -> int:
+    """Power the board off."""
+    from gz.cli.board import stop_board
+
+    return stop_board()
+
+
+@board.command()
+@command
+def status(json: Json = False) -> int:
+    """Say whether a board is up and how its host is."""
+    from gz.cli.board import print_status
+
+    return print_status(json)
+
+
+@board.command()
+@command
+def console() -> int:
+    """Attach to the host's serial console (leave with Ctrl-A x)."""
+    from gz.cli.board import attach_console
+
+    return attach_console()
+
+
+@board.command("exec", context_settings={"allow_interspersed_args": False})
+@command
+def execute(argv: Annotated[list[str], typer.Argument(metavar="CMD…", show_default=False)]) -> int:
+    """Run a command in the host VM."""
+    from gz.cli.board import execute_in_host
+
+    return execute_in_host(argv)
+
+
+@app.command()
+@command
+def doctor(json: Json = False) -> int:
+    """Say whether this machine has what gz needs, layer by layer."""
+    from gz.cli.doctor import examine
+
+    return examine(json)

@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users name on the command line, looked at before anything is started."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+import zlib
+from pathlib import Path
+
+from gz.board.qemu import Disk
+from gz.cli.report import UserError
+
+MiB = 1 << 20
+UNITS = {"": MiB, "M": MiB, "G": 1 << 30}
+SMALLEST_GUEST = 64
+"""MiB; with less Debian's kernel and root file system do not fit."""
+
+IMAGE_HEADER = 64
+IMAGE_MAGIC = b"ARM\x64"  # at 56 (Linux, Documentation/arm64/booting.rst)
+GZIP = b"\x1f\x8b"
+SECTOR = 512
+
+# What Linux unpacks (lib/decompress.c, init/initramfs.c).
+INITRD_MAGICS = (b"070701", b"070702", GZIP, b"BZh", b"\x5d\x00\x00", b"\xfd7zXZ", b"\x89LZO", b"\x02!L\x18",
+                 b"\x28\xb5\x2f\xfd")
+
+
+def memory(text: str, smallest: int = SMALLEST_GUEST) -> int:
+    """MiB in "512M", "1G" or "512"."""
+    match = re.fullmatch(r"(\d+)([MG]?)", text.strip().upper().removesuffix("IB").removesuffix("B"))
+    if not match:
+        raise UserError(f"{text!r} is not a memory size; write it as 512M or 1G")
+    size = int(match[1]) * UNITS[match[2]] // MiB
+    if size < smallest:
+        raise UserError(f"{text} is too little memory; at least {smallest}M are needed")
+    if size % 2:
+        raise UserError(f"{text}: memory comes in pieces of 2M")
+    return size
+
+
+def kernel(path: Path) -> Path:
+    """An arm64 Image, perhaps gzip-compressed."""
+    head = beginning(path, "kernel", 64 * 1024)
+    if head.startswith(GZIP):
+        try:
+            head = zlib.decompressobj(wbits=31).decompress(head, IMAGE_HEADER)
+        except zlib.error:
+            raise UserError(f"kernel {path}: damaged gzip file") from None
+    if head[56:60] != IMAGE_MAGIC:
+        raise UserError(f"kernel {path}: not an arm64 Linux Image ({kind(head)})")
+    return path.absolute()
+
+
+def initrd(path: Path) -> Path:
+    """A file system that Linux unpacks: cpio, perhaps compressed."""
+    head = beginning(path, "initrd", 16)
+    if not head.startswith(INITRD_MAGICS):
+        raise UserError(f"initrd {path}: not a cpio archive, compressed or not ({kind(head)})")
+    return path.absolute()
+
+
+def disk(text: str, number: int) -> Disk:
+    """FILE or FILE,ro: a raw image of whole sectors."""
+    name, comma, option = text.rpartition(",")
+    if not comma or option not in ("ro", "rw"):
+        name, option = text, "rw"
+    path = Path(name)
+    read_only = option == "ro"
+    try:
+        mode = path.stat().st_mode
+        with path.open("rb" if read_only else "r+b") as file:
+            size = file.seek(0, os.SEEK_END)
+    except OSError as error:
+        hint = "; add ,ro to only read it" if isinstance(error, PermissionError) and not read_only else ""
+        raise UserError(f"disk {name}: {error.strerror}{hint}") from None
+    if not (stat.S_ISREG(mode) or stat.S_ISBLK(mode)):
+        raise UserError(f"disk {name}: neither a file nor a block device")
+    if size == 0 or size % SECTOR:
+        raise UserError(f"disk {name}: {size} bytes are not whole sectors of {SECTOR}")
+    return Disk(path.absolute(), f"gz-disk{number}", read_only)
+
+
+def port(number: int) -> int:
+    """A TCP port on this machine that nobody has."""
+    if not 1 <= number <= 65535:
+        raise UserError(f"{number} is not a TCP port")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError as error:
+            raise UserError(f"port {number} cannot be used: {error.strerror}; choose another") from None
+    return number
+
+
+def beginning(path: Path, what: str, length: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            head = file.read(length)
+    except OSError as error:
+        raise UserError(f"{what} {path}: {error.strerror}") from None
+    if not head:
+        raise UserError(f"{what} {path}: the file is empty")
+    return head
+
+
+def kind(head: bytes) -> str:
+    """What it looks like instead."""
+    names = {b"\x7fELF": "an ELF file", b"MZ": "an EFI program without the Image header", b"#!": "a script",
+             b"\x27\x05\x19\x56": "a U-Boot image", b"QFI\xfb": "a qcow2 disk", GZIP: "gzip"}
+    return next((name for magic, name in names.items() if head.startswith(magic)), "unknown format")

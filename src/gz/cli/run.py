@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`gz run`: board, core, host and guest from nothing to the guest's exit status."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from gz.board.board import Board
+from gz.board.channel import Process
+from gz.board.guest import command_archive, guest_initrd, guest_kernel, terminal_archive
+from gz.board.host_vm import Software
+from gz.board.images import refused
+from gz.board.qemu import Disk
+from gz.board.wire import Kind
+from gz.cli import inputs, products
+from gz.cli.report import Steps, UserError, progress
+from gz.cli.terminal import Typing, raw_terminal, size
+
+BOARD_MEMORY = 2048  # MiB
+HOST_SHARE = 1024  # MiB that the host, its file system and the core have beside the guest
+SIGNALLED = 128
+
+# A shell gives the VMM its streams: 3, 4 and 5 are the command's, its console goes where $0 says.
+WITH_PORTS = 'exec 3<&0 4>&1 5>&2 </dev/null >"$0" 2>&5 && exec python3 -m gz.vmm "$@"'
+PORTS = ("gz.stdin=fd:3", "gz.stdout=fd:4", "gz.stderr=fd:5", "gz.status=status")
+
+QUIET = "console=ttyAMA0 console=hvc0 quiet loglevel=1"
+LOUD = "console=ttyAMA0"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """What the user asked for, as written."""
+
+    argv: tuple[str, ...]
+    cpus: int
+    mem: str
+    kernel: Path | None
+    initrd: Path | None
+    disks: tuple[str, ...]
+    params: str
+
+
+def run_guest(guest: Guest, *, cpu: str, host_cpus: int, gdb: int | None, verbose: bool) -> int:
+    """The guest's exit status; 0 after a shell."""
+    memory = inputs.memory(guest.mem)
+    kernel = guest.kernel and inputs.kernel(guest.kernel)
+    initrd = guest.initrd and inputs.initrd(guest.initrd)
+    disks = [inputs.disk(text, number) for number, text in enumerate(guest.disks)]
+    port = None if gdb is None else inputs.port(gdb)
+    if guest.argv and initrd:
+        raise UserError("a command needs the root file system of gz; leave --initrd away, or the command")
+
+    with tempfile.TemporaryDirectory(prefix="gz-run-") as name, progress() as step:
+        step("compiling the core")
+        core, driver = products.core(), products.driver()
+        step("fetching Debian packages")
+        software = Software()
+        step("building the guest's file system")
+        files = [
+            Disk(kernel or guest_kernel(software), "gz-kernel", True),
+            Disk(initrd or own_initrd(guest.argv, software, Path(name)), "gz-initrd", True),
+        ]
+        board = Board(core=core, compiled=driver, software=software, cpus=host_cpus, cpu=cpu, gdb=port,
+                      memory=max(BOARD_MEMORY, memory + HOST_SHARE), disks=[*files, *disks], progress=step)
+        with board, Follower(board, verbose):
+            step("starting the guest")
+            options = vmm_options(board, guest, memory, disks, verbose)
+            if guest.argv:
+                console = "/proc/self/fd/5" if verbose else "/dev/null"
+                options += [word for text in PORTS for word in ("--port", text)]
+                process = board.host.start(["sh", "-c", WITH_PORTS, console, *options])
+            else:
+                process = board.host.start(["python3", "-m", "gz.vmm", *options])
+                step("booting the guest; Ctrl-A x powers it off")
+            return pump(process, step, interactive=not guest.argv)
+
+
+def own_initrd(argv: Sequence[str], software: Software, directory: Path) -> Path:
+    """The default root file system with this run's command, or the size of the terminal, appended."""
+    extra = command_archive(argv) if argv else terminal_archive(*size())
+    path = directory / "initrd"
+    try:
+        path.write_bytes(guest_initrd(software).read_bytes() + extra)
+    except OSError as error:
+        raise refused(path, error) from None
+    return path
+
+
+def vmm_options(board: Board, guest: Guest, memory: int, disks: Sequence[Disk], verbose: bool) -> list[str]:
+    params = f"{LOUD if verbose else QUIET} panic=-1 {guest.params}".strip()
+    options = ["--kernel", board.disk("gz-kernel"), "--initrd", board.disk("gz-initrd"),
+               "--cpus", str(guest.cpus), "--mem", f"{memory}M", "--params", params]
+    for disk in disks:
+        options += ["--disk", board.disk(disk.serial) + (",ro" if disk.read_only else "")]
+    return options
+
+
+def pump(process: Process, step: Steps, *, interactive: bool) -> int:
+    """The guest's command or console on this process's standard streams, byte for byte; the exit status.
+
+    With `interactive` and a terminal its keys go to the guest as they are, but for Ctrl-A."""
+    with ExitStack() as stack:
+        typing: Typing | None = None
+
+        def send(data: bytes) -> None:
+            if data:
+                process.write(data)
+            elif not keys:
+                process.end_input()
+
+        def begin() -> None:
+            # Not before the guest speaks: until then Ctrl-C ends everything at once.
+            nonlocal typing, keys
+            step.stop()
+            keys = interactive and stack.enter_context(raw_terminal())
+            typing = Typing(send, leave=lambda: process.signal(signal.SIGTERM), keys=keys)
+            stack.callback(typing.stop)
+
+        keys = False
+        if not interactive:
+            # A command may wait for its input before it says anything.
+            typing = Typing(send, leave=lambda: None, keys=False)
+            stack.callback(typing.stop)
+        for kind, data in process.events():
+            step.stop()
+            if typing is None:
+                begin()
+            stream = sys.stdout if kind is Kind.OUTPUT else sys.stderr
+            stream.buffer.write(data)
+            stream.buffer.flush()
+        left = typing is not None and typing.left
+    status = exit_status(process)
+    return 0 if left else status
+
+
+def exit_status(process: Process) -> int:
+    """As a shell would say it."""
+    assert process.status is not None
+    return process.status if process.status >= 0 else SIGNALLED - process.status
+
+
+class Follower:
+    """Copies the serial console of the board to standard error while it runs."""
+
+    INTERVAL = 0.1  # seconds
+
+    def __init__(self, board: Board, enabled: bool) -> None:
+        self.log = board.qemu.directory / "console.log"
+        self.over = threading.Event()
+        self.thread = threading.Thread(target=self._work, name="console", daemon=True) if enabled else None
+
+    def __enter__(self) -> None:
+        if self.thread:
+            self.thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
+        if self.thread:
+            self.thread.join()
+
+    def _work(self) -> None:
+        with self.log.open("rb") as log:
+            while True:
+                last = self.over.is_set()
+                while data := log.read(4096):
+                    sys.stderr.buffer.write(data)
+                    sys.stderr.buffer.flush()
+                if last:
+                    return
+                time.sleep(self.INTERVAL)
