@@ -13,6 +13,7 @@ import pytest
 from elftools.elf.elffile import ELFFile
 
 from gz.metal import elf, image, zig
+from gz.metal.assembly import Assembly, assembly, pieces
 from gz.metal.layout import LINK_ADDRESS, PAGE, STACK_COUNT, STACK_STRIDE
 from gz.metal.target import CORE
 
@@ -66,7 +67,7 @@ done:
 }
 """
 
-HEADER = image.Assembly(
+HEADER = Assembly(
     """
     .section .head.text, "ax"
     .global _start
@@ -278,15 +279,23 @@ def test_unthought_of_sections_are_refused(tmp_path):
 
 
 def test_a_missing_header_is_refused(tmp_path):
-    plain = image.Assembly(HEADER.text.replace('.ascii "ARM', '.ascii "ELF'), "boot.py", 1)
+    plain = Assembly(HEADER.text.replace('.ascii "ARM', '.ascii "ELF'), "boot.py", 1)
     with pytest.raises(elf.CheckError, match="does not begin with an arm64 Image header"):
         image.build(PRELUDE + HELLO + ATTRIBUTES, [plain], tmp_path)
 
 
 def test_assembly_errors_name_the_python_line(tmp_path):
-    wrong = image.Assembly(HEADER.text + "    mvo x0, x1\n", "src/gz/core/vectors.py", 40)
-    with pytest.raises(zig.ToolError, match=r"^src/gz/core/vectors.py:55:5: error: unrecognized instruction"):
+    wrong = Assembly(HEADER.text + "    mvo x0, x1\n", "src/gz/core/vectors.py", 40)
+    with pytest.raises(zig.ToolError, match=r"^src/gz/core/vectors.py:56:5: error: unrecognized instruction"):
         image.build(PRELUDE + HELLO + ATTRIBUTES, [wrong], tmp_path)
+
+
+def test_modules_declare_assembly():
+    assembly("nop")
+    (piece,) = pieces(__name__)
+    assert (piece.text, piece.file) == ("nop", __name__.replace(".", "/") + ".py")
+    assert piece.line > 1
+    assert pieces("gz.nowhere") == ()
 
 
 def test_an_undefined_symbol_is_one_clear_error(tmp_path):

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from gz.metal.assembly import assembly
 from gz.metal.functions import cold, const, export, extern, hook, inline, noinline
 from gz.metal.intrinsics import (
     address,
@@ -38,6 +39,7 @@ from gz.metal.intrinsics import (
 
 __all__ = [
     "address",
+    "assembly",
     "byte_swap",
     "cold",
     "compare_exchange",

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gz.metal import elf, zig
+from gz.metal.assembly import Assembly
 from gz.metal.layout import LINK_ADDRESS, PAGE, STACK_COUNT, STACK_SIZE, STACK_STRIDE
 
 TARGET = "aarch64-none-elf"
@@ -58,15 +59,6 @@ SECTIONS {{
 
 
 @dataclass(frozen=True)
-class Assembly:
-    """Assembly text from a module's top level, with the place where the text begins."""
-
-    text: str
-    file: str
-    line: int
-
-
-@dataclass(frozen=True)
 class Report:
     """Bytes and seconds. text: all code. image: the flat file. worst_stack: the deepest chain of calls,
     function and frame, from the outermost to the innermost."""
@@ -110,7 +102,7 @@ def build(
     zig.compile_ir(f"{name}.ll", TARGET, f"{name}.o", directory, ["-fno-pic", "-mcmodel=small"])
     objects = [f"{name}.o"]
     if assembly:
-        pieces = [f'# {piece.line} "{piece.file}"\n{piece.text}\n' for piece in assembly]
+        pieces = [f'# {piece.line} "{piece.file}"\n.text\n{piece.text}\n' for piece in assembly]
         (directory / f"{name}-vectors.s").write_text("".join(pieces))
         zig.assemble(f"{name}-vectors.s", TARGET, f"{name}-vectors.o", directory)
         objects.append(f"{name}-vectors.o")
