@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from gz.bits import Ipa, Pa, Ptr, Struct, u32, u64
 from gz.core.context import Context
-from gz.core.timer import VcpuTimer
-from gz.core.vgic import VcpuGic
+from gz.core.interrupts import VcpuGic, VcpuTimer
 
 if TYPE_CHECKING:
     from gz.core.vm import Vm

@@ -12,11 +12,11 @@ from gz.abi.errors import Error
 from gz.abi.memory import SLOTS_MAX
 from gz.bits import Array, Ipa, Pa, Ptr, Struct, array, i64, storage, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX
+from gz.core.interrupts import Vgic
 from gz.core.lock import Lock
 from gz.core.slots import Announcement, Slot
 from gz.core.stage2 import Stage2
 from gz.core.vcpu import Vcpu
-from gz.core.vgic import Vgic
 from gz.metal import cold, fetch_add, fetch_and, fetch_or, inline, load_acquire, store_release
 
 VM_COUNT_MAX = 64  # VMIDs have 8 bits on the smallest CPUs, and 0 is the host's
@@ -51,6 +51,7 @@ class Vm(Struct, align=64):
     frame_count: u64  # frames of the core's pool for its vCPUs
     dtb: Ipa
     dtb_size: u64
+    counter_offset: u64  # CNTVOFF_EL2 of all its vCPUs
     vgic: Vgic
 
 

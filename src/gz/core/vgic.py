@@ -1,0 +1,484 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The interrupt state of a VM (GICv3, IHI 0069) and what makes an interrupt pending.
+
+32 interrupts are a `Bank`: a vCPU's private ones, or 32 of the VM's SPIs.  A pending or active interrupt of a vCPU that
+runs lies in a list register of that CPU (core/list_registers.py) and then its bit in `listed` is set; whoever has to
+know or change its state calls it back first (`recall`).
+
+All of it is under the VM's `Vgic.lock`.  A vCPU takes it with `acquire`, which answers calls for its list registers
+while it waits; the rest of the core takes it with no lock held that a running vCPU may wait for.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gz.core.frames as frames
+import gz.core.kick as kick
+import gz.core.list_registers as list_registers
+import gz.core.lock as lock
+import gz.core.memory as memory
+import gz.core.timer as timer
+import gz.core.vgic_mmio as vgic_mmio
+import gz.core.vm as vms
+from gz.abi.errors import Error
+from gz.abi.exits import ExitReason
+from gz.arm64.gic import DISTRIBUTOR_SIZE, INTERRUPTS_MAX, PRIVATE_INTERRUPTS, REDISTRIBUTOR_SIZE, SGIS
+from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICH_VMCR_EL2
+from gz.arm64.insn import wfi
+from gz.arm64.sysreg import sysreg
+from gz.bits import Ipa, i64, u32, u64
+from gz.core.interrupts import BANK, SPI_BANKS, Bank, Spis, VcpuGic, Vgic
+from gz.core.outcome import Outcome
+from gz.metal import (
+    address,
+    cold,
+    count_trailing_zeros,
+    fetch_add,
+    inline,
+    load_acquire,
+    read_once,
+    store_release,
+    view,
+)
+
+if TYPE_CHECKING:
+    from gz.core.vcpu import Vcpu
+    from gz.core.vm import Vm
+
+VCPUS = 8  # affinity 0.0.0.index each
+SPI_FRAMES = (Spis.size + frames.FRAME_SIZE - 1) // frames.FRAME_SIZE
+
+#: Vm.quirks: IRQ_LINE numbers from 32 on are INTIDs and not SPI indices (gzvm ABI 3.1).
+QUIRK_INTID = 1 << 0
+#: The map of QEMU's virt machine: its client counts in INTIDs.
+_QEMU_DISTRIBUTOR = 0x0800_0000
+
+#: IROUTER.Interrupt_Routing_Mode
+ROUTE_ANY = 1 << 31
+_EDGE_SGIS = (1 << SGIS) - 1
+_PPIS = 0xFFFF_0000
+_LAST_BANK = (1 << (INTERRUPTS_MAX % BANK)) - 1
+
+_GROUP0, _GROUP1 = 1, 2  # of GICD_CTLR and ICH_VMCR_EL2
+
+
+# Locking.
+
+
+@inline
+def acquire(vcpu: Vcpu) -> None:
+    """Take the VM's vGIC lock as a vCPU; meanwhile others may get what is in our list registers."""
+    taken = vcpu.vm.vgic.lock
+    ticket = fetch_add(taken.next, 1)
+    while load_acquire(taken.serving) != ticket:
+        if read_once(vcpu.gic.recall) != 0:
+            list_registers.surrender(vcpu)
+
+
+@inline
+def release(vcpu: Vcpu) -> None:
+    lock.release(vcpu.vm.vgic.lock)
+
+
+def recall(vm: Vm, own: Vcpu | None) -> None:
+    """Bring what is in list registers back into the banks.  The lock is held; `own` runs on this CPU."""
+    for i in range(VCPUS):
+        target = vm.vcpus[i]
+        if target is not None and target.gic.loaded != 0 and target.gic.used != 0:
+            target.gic.dirty = 1
+            if own is not None and target.index == own.index:
+                list_registers.fold(target)
+            else:
+                store_release(target.gic.recall, 1)
+                kick.vcpu(target)
+                while load_acquire(target.gic.recall) != 0:
+                    pass
+
+
+# Creation and reset.
+
+
+def create_distributor(vm: Vm, base: Ipa, size: u64) -> i64:
+    """CREATE_DEVICE.  Vm.lock is held."""
+    gic = vm.vgic
+    if gic.distributor_size != 0 or size < DISTRIBUTOR_SIZE or not _placed(base, size):
+        return Error.INVALID_ARGS
+    run = frames.allocate_run(SPI_FRAMES)
+    if run == 0:
+        return Error.NO_MEMORY
+    gic.spis = view(Spis, memory.va(run))
+    gic.distributor = base
+    gic.distributor_size = DISTRIBUTOR_SIZE
+    if base == _QEMU_DISTRIBUTOR:
+        vm.quirks |= QUIRK_INTID
+    reset(vm)
+    return Error.NO_ERROR
+
+
+def create_redistributor(vm: Vm, base: Ipa, size: u64) -> i64:
+    """CREATE_DEVICE: the first frame; those of the other vCPUs follow.  Vm.lock is held."""
+    gic = vm.vgic
+    if gic.redistributor_exists != 0 or size < REDISTRIBUTOR_SIZE:
+        return Error.INVALID_ARGS
+    if not _placed(base, VCPUS * REDISTRIBUTOR_SIZE):
+        return Error.INVALID_ARGS
+    gic.redistributors = base
+    gic.redistributor_exists = 1
+    gic.redistributor_size = u64(gic.redistributor_count) * REDISTRIBUTOR_SIZE
+    return Error.NO_ERROR
+
+
+@inline
+def _placed(base: Ipa, size: u64) -> bool:
+    return u64(base) % DISTRIBUTOR_SIZE == 0 and u64(base) + size > u64(base)
+
+
+def destroy(vm: Vm) -> None:
+    """The VM ends and has no vCPU: its frames go back."""
+    gic = vm.vgic
+    spis = gic.spis
+    if spis is not None:
+        frames.free_run(memory.pa(address(spis)), SPI_FRAMES)
+        gic.spis = None
+    gic.distributor_size = 0
+    gic.redistributor_exists = 0
+    gic.redistributor_size = 0
+    gic.redistributor_count = 0
+
+
+def reset(vm: Vm) -> None:
+    """Distributor, SPIs and every vCPU as after power-on.  No vCPU of the VM runs."""
+    gic = vm.vgic
+    gic.control = 0
+    gic.busy = 0
+    spis = gic.spis
+    if spis is not None:
+        for i in range(SPI_BANKS):
+            valid = ~u32(0)
+            if i == SPI_BANKS - 1:
+                valid = u32(_LAST_BANK)
+            _clear(spis.banks[i], valid)
+            spis.banks[i].configurable = valid
+        for i in range(SPI_BANKS * BANK):
+            spis.routes[i] = 0
+    for i in range(VCPUS):
+        vcpu = vm.vcpus[i]
+        if vcpu is not None:
+            reset_vcpu(vcpu)
+
+
+def reset_vcpu(vcpu: Vcpu) -> None:
+    """Redistributor and CPU interface as after power-on; new or not, the vCPU doesn't run.
+
+    Its frame is there from now on, and SPIs routed to its affinity reach it.
+    """
+    gic = vcpu.gic
+    _clear(gic.private, ~u32(0))
+    gic.private.edge = _EDGE_SGIS
+    gic.private.tracked = _PPIS
+    gic.sleep = 1
+    gic.used = 0
+    gic.dirty = 0
+    gic.stale = 0
+    gic.announce = 0
+    reset_interface(vcpu)
+    shared = vcpu.vm.vgic
+    shared.redistributor_count = max(shared.redistributor_count, vcpu.index + 1)
+    if shared.redistributor_exists != 0:
+        shared.redistributor_size = u64(shared.redistributor_count) * REDISTRIBUTOR_SIZE
+    spis = shared.spis
+    if spis is not None:
+        for i in range(SPI_BANKS * BANK):
+            _route(gic, u32(i), spis.routes[i] == vcpu.index)
+
+
+def reset_interface(vcpu: Vcpu) -> None:
+    """The CPU interface alone: what PSCI CPU_ON resets."""
+    gic = vcpu.gic
+    gic.vmcr = 0
+    for i in range(4):
+        gic.ap0r[i] = 0
+        gic.ap1r[i] = 0
+
+
+def _clear(bank: Bank, valid: u32) -> None:
+    bank.enabled = 0
+    bank.group1 = 0
+    bank.edge = 0
+    bank.latch = 0
+    bank.line = 0
+    bank.tracked = 0
+    bank.active = 0
+    bank.listed = 0
+    bank.any = 0
+    bank.valid = valid
+    bank.configurable = 0
+    for i in range(BANK):
+        bank.priority[i] = 0
+        bank.owner[i] = 0
+
+
+# What is pending.
+
+
+@inline
+def pending(bank: Bank) -> u32:
+    """Pending here; for one that is listed only what came since."""
+    return bank.latch | (bank.line & bank.tracked & ~bank.edge)
+
+
+@inline
+def forwarded(gic: Vgic, bank: Bank) -> u32:
+    """Enabled, one by one and as a group."""
+    groups: u32 = 0
+    if gic.control & _GROUP1 != 0:
+        groups = bank.group1
+    if gic.control & _GROUP0 != 0:
+        groups |= ~bank.group1
+    return bank.enabled & groups
+
+
+@inline
+def ready(gic: Vgic, bank: Bank) -> u32:
+    """What may go into a list register as pending."""
+    return pending(bank) & forwarded(gic, bank) & ~bank.active & ~bank.listed
+
+
+@inline
+def spi_bank(spis: Spis, intid: u32) -> Bank:
+    return spis.banks[intid // BANK - 1]
+
+
+# Routing.
+
+
+def _route(gic: VcpuGic, spi: u32, here: bool) -> None:
+    """`spi` counts from 0."""
+    bit = u32(1) << (spi % BANK)
+    if here:
+        gic.routed[spi // BANK + 1] |= bit
+    else:
+        gic.routed[spi // BANK + 1] &= ~bit
+
+
+def route(vm: Vm, spis: Spis, intid: u32, value: u32) -> None:
+    """IROUTER := value.  An affinity without a vCPU leaves the interrupt pending."""
+    spi = intid - PRIVATE_INTERRUPTS
+    spis.routes[spi] = value
+    bank = spi_bank(spis, intid)
+    bit = u32(1) << (intid % BANK)
+    if value & ROUTE_ANY != 0:
+        bank.any |= bit
+    else:
+        bank.any &= ~bit
+    for i in range(VCPUS):
+        vcpu = vm.vcpus[i]
+        if vcpu is not None:
+            _route(vcpu.gic, spi, value == vcpu.index)
+
+
+# Telling a vCPU.
+
+
+def poke(target: Vcpu, own: Vcpu | None) -> None:
+    """`target` has something to look at.  The lock is held.
+
+    If it runs elsewhere, its CPU is kicked; if it sleeps in the host and a vCPU caused this, that one tells the host.
+    """
+    gic = target.gic
+    store_release(gic.dirty, 1)
+    if own is None:
+        if gic.loaded != 0:
+            kick.vcpu(target)
+    elif target.index != own.index:
+        if gic.loaded != 0:
+            kick.vcpu(target)
+        if target.idle != 0:
+            announce(own)
+
+
+@inline
+def announce(vcpu: Vcpu) -> None:
+    """`vcpu` leaves with exit IPI at the end of this trap: the host wakes what sleeps (gzvm ABI 2.7)."""
+    if vcpu.vm.capabilities & vms.IDLE != 0:
+        vcpu.gic.announce = 1
+        vcpu.gic.dirty = 1
+
+
+def notify(vm: Vm, number: u32, changed: u32, own: Vcpu | None) -> None:
+    """Some of the interrupts `changed` of SPI bank `number` (of the INTID space) may be ready now.  The lock is held."""
+    gic = vm.vgic
+    spis = gic.spis
+    if spis is None:
+        return
+    bank = spis.banks[number - 1]
+    gic.busy |= u32(1) << number
+    waiting = ready(gic, bank) & changed
+    everyone = bank.any & waiting
+    for i in range(VCPUS):
+        vcpu = vm.vcpus[i]
+        if vcpu is not None and waiting & (vcpu.gic.routed[number] | everyone) != 0:
+            poke(vcpu, own)
+
+
+# Sources.
+
+
+def irq_line(vm: Vm, vcpu_index: u32, number: u64, level: u64) -> i64:
+    """IRQ_LINE (gzvm ABI 3.1, 3.2): SPI index below 32, above that by the VM's quirk.  On any CPU, Vm.lock not held."""
+    gic = vm.vgic
+    spis = gic.spis
+    if spis is None or level > 1 or number >= INTERRUPTS_MAX:
+        return Error.INVALID_ARGS
+    if vcpu_index >= VCPUS or vm.vcpus[vcpu_index] is None:
+        return Error.INVALID_ARGS
+    intid = u32(number)
+    if intid < PRIVATE_INTERRUPTS or vm.quirks & QUIRK_INTID == 0:
+        intid += PRIVATE_INTERRUPTS
+    if intid >= INTERRUPTS_MAX:
+        return Error.INVALID_ARGS
+    lock.acquire(gic.lock)
+    if level != 0:
+        _rise(vm, spis, intid)
+    else:
+        _fall(vm, spis, intid)
+    lock.release(gic.lock)
+    return Error.NO_ERROR
+
+
+def _rise(vm: Vm, spis: Spis, intid: u32) -> None:
+    """A source that never lowers its line gives one interrupt a call, whatever the trigger."""
+    bank = spi_bank(spis, intid)
+    bit = u32(1) << (intid % BANK)
+    if bank.tracked & bit == 0 or (bank.edge & bit != 0 and bank.line & bit == 0):
+        bank.latch |= bit
+    bank.line |= bit
+    notify(vm, intid // BANK, bit, None)
+
+
+def _fall(vm: Vm, spis: Spis, intid: u32) -> None:
+    bank = spi_bank(spis, intid)
+    bit = u32(1) << (intid % BANK)
+    if bank.listed & bit != 0 and bank.edge & bit == 0:
+        recall(vm, None)
+    bank.line &= ~bit
+    bank.tracked |= bit
+    if bank.edge & bit == 0:
+        bank.latch &= ~bit
+
+
+def send_sgi(vcpu: Vcpu, value: u64, group1: bool) -> None:
+    """ICC_SGI1R_EL1 (`group1`) reaches SGIs of both groups, ICC_SGI0R_EL1 and ICC_ASGI1R_EL1 those of group 0."""
+    request = ICC_SGI1R_EL1(value)
+    bit = u32(1) << u32(request.INTID)
+    targets = u32(request.TargetList)
+    if request.IRM != 0:
+        targets = ~(u32(1) << vcpu.index)
+    elif request.Aff1 != 0 or request.Aff2 != 0 or request.Aff3 != 0 or request.RS != 0:
+        return
+    acquire(vcpu)
+    for i in range(VCPUS):
+        if targets >> u32(i) & 1 != 0:
+            target = vcpu.vm.vcpus[i]
+            if target is not None:
+                bank = target.gic.private
+                if group1 or bank.group1 & bit == 0:
+                    bank.latch |= bit
+                    poke(target, vcpu)
+    release(vcpu)
+
+
+# The guest's side.
+
+
+@inline
+def contains(vm: Vm, ipa: Ipa) -> bool:
+    gic = vm.vgic
+    return ipa - gic.distributor < gic.distributor_size or ipa - gic.redistributors < gic.redistributor_size
+
+
+@inline
+def access(vcpu: Vcpu, ipa: Ipa, size: u32, is_write: bool, value: u64) -> u64:
+    """An access of `size` bytes that `contains` claimed; gives what a read returns."""
+    offset = ipa - vcpu.vm.vgic.distributor
+    if offset < vcpu.vm.vgic.distributor_size:
+        return vgic_mmio.distributor(vcpu, u32(offset), size, is_write, value)
+    return vgic_mmio.redistributor(vcpu, u32(ipa - vcpu.vm.vgic.redistributors), size, is_write, value)
+
+
+def flush(vcpu: Vcpu) -> None:
+    """Before the guest goes on, if `dirty`: what is new goes into the list registers."""
+    gic = vcpu.gic
+    gic.dirty = 0  # before looking: who comes later sets it again
+    acquire(vcpu)
+    if gic.stale != 0:
+        list_registers.fold(vcpu)
+    else:
+        list_registers.reclaim(vcpu)
+    if gic.private.line != 0:
+        timer.resample(vcpu)
+    list_registers.fill(vcpu)
+    release(vcpu)
+
+
+@cold
+def maintenance(vcpu: Vcpu) -> None:
+    """The GIC's maintenance interrupt: a level ended, or there is room for more."""
+    acquire(vcpu)
+    list_registers.fold(vcpu)
+    timer.resample(vcpu)
+    list_registers.fill(vcpu)
+    release(vcpu)
+
+
+# Waiting.
+
+
+def deliverable(vcpu: Vcpu) -> bool:
+    """Is there something that ends a WFI: pending, enabled, of better priority than the mask (PSTATE doesn't count)?
+
+    The vCPU runs on this CPU.
+    """
+    acquire(vcpu)
+    list_registers.fold(vcpu)
+    vcpu.gic.dirty = 1
+    timer.refresh(vcpu)
+    found = _deliverable(vcpu)
+    release(vcpu)
+    return found
+
+
+def _deliverable(vcpu: Vcpu) -> bool:
+    gic = vcpu.vm.vgic
+    vmcr = ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2)
+    remaining = gic.busy | 1
+    while remaining != 0:
+        number = count_trailing_zeros(remaining)
+        remaining &= remaining - 1
+        waiting = list_registers.candidates(vcpu, number)
+        while waiting != 0:
+            n = count_trailing_zeros(waiting)
+            waiting &= waiting - 1
+            bank = list_registers.bank_of(vcpu, number * BANK + n)
+            group = _GROUP1 if bank.group1 >> n & 1 != 0 else _GROUP0
+            if vmcr & group != 0 and bank.priority[n] < vmcr.VPMR:
+                return True
+    return False
+
+
+def leave_idle(vcpu: Vcpu) -> Outcome:
+    """A WFI with its PC moved and `idle` set: whoever makes something pending from now on sees that.
+
+    Without the IDLE capability the driver would be back at once, so the CPU waits here; what ends the wait is taken
+    when the guest goes on.
+    """
+    if deliverable(vcpu):
+        vcpu.idle = 0
+        return Outcome.RESUME
+    if vcpu.vm.capabilities & vms.IDLE != 0:
+        vcpu.exit = ExitReason.IDLE
+        return Outcome.LEAVE
+    vcpu.idle = 0
+    wfi()
+    return Outcome.RESUME
