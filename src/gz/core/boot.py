@@ -230,11 +230,14 @@ def _pool() -> None:
 
 def _host_tree() -> Pa:
     """The host's tree; where it lies."""
-    room = loaded.size + host_tree.ADDITION + machine.kernel_arguments_size
+    room = host_tree.room(loaded)
     to = placement.find(room, BLOCK_SIZE)
     if to == Pa(0) or room > SIZE_MAX:
         log("gz: no room for the host's device tree")
         power.off()
     size = host_tree.write(loaded, memory.va(to))
+    if size == 0:
+        log("gz: the device tree is broken")
+        power.off()
     memory.clean(to, size)
     return to

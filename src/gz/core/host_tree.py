@@ -65,15 +65,25 @@ class Output(Struct):
 output = storage(Output)
 
 
+def room(t: Tree) -> u64:
+    """Bytes that `write` needs at most."""
+    return t.size + ADDITION + machine.kernel_arguments_size
+
+
 def write(t: Tree, to: Va) -> u64:
-    """Write the host's tree to `to`, 8-byte aligned; its size: at most `t`'s + ADDITION + the arguments."""
+    """Write the host's tree to `to`, 8-byte aligned, with `room` bytes; its size. 0: `t` is broken."""
     header = view(FdtHeader, to)
-    reservations = sizeof(FdtHeader)
-    structure = reservations + _copy_reservations(t, to + reservations)
+    reservations: u64 = sizeof(FdtHeader)
+    reservations_size = _reservations_size(t)
+    if reservations + reservations_size + t.structure_size + t.strings_size > t.size:
+        return 0
+    _copy_reservations(t, to + reservations)
+    structure = reservations + reservations_size
     output.start = to + structure
     output.size = 0
     output.names = t.strings_size
-    _nodes(t)
+    if not _nodes(t):
+        return 0
     strings = structure + output.size
     memcpy(to + strings, t.strings, t.strings_size)
     memcpy(to + strings + t.strings_size, address(_STRINGS), len(_STRINGS))
@@ -92,21 +102,26 @@ def write(t: Tree, to: Va) -> u64:
     return size
 
 
-def _copy_reservations(t: Tree, to: Va) -> u64:
-    """The reservation block with its final zeros; its size."""
+def _reservations_size(t: Tree) -> u64:
+    """Of the reservation block with its final zeros."""
     index: u64 = 0
     while True:
-        base, length = tree.reservation(t, index)
-        entry = view(FdtReservation, to + index * sizeof(FdtReservation))
-        entry.address = byte_swap(base)
-        entry.length = byte_swap(length)
+        _, length = tree.reservation(t, index)
         index += 1
         if length == 0:
             return index * sizeof(FdtReservation)
 
 
-def _nodes(t: Tree) -> None:
-    """The structure block. A node ends before the token at which its parent's depth is reached again."""
+def _copy_reservations(t: Tree, to: Va) -> None:
+    for index in range(_reservations_size(t) // sizeof(FdtReservation)):
+        base, length = tree.reservation(t, index)
+        entry = view(FdtReservation, to + index * sizeof(FdtReservation))
+        entry.address = byte_swap(base)
+        entry.length = byte_swap(length)
+
+
+def _nodes(t: Tree) -> bool:
+    """The structure block; False: the root's node does not end."""
     offset = tree.root(t)
     depth: u32 = 0  # nodes that are open
     dropped: u32 = 0  # depth at which a node that is left out began, 0: none
@@ -118,18 +133,18 @@ def _nodes(t: Tree) -> None:
         kind = tree.token(t, offset)
         following = tree.after(t, offset)
         if kind == FdtToken.END or following == offset:
-            break
+            return False
         if kind == FdtToken.BEGIN_NODE:
             depth += 1
             if dropped == 0 and _left_out(t, offset, depth):
                 dropped = depth
             if dropped == 0:
                 _copy(t, offset, following)
-                if depth == 2 and tree.named(t, offset, _CHOSEN):
+                if depth == 2 and not chosen and tree.named(t, offset, _CHOSEN):
                     chosen = True
                     inside_chosen = True
                     _chosen_properties()
-                elif depth == 2 and tree.named(t, offset, _RESERVED):
+                elif depth == 2 and not reserved and tree.named(t, offset, _RESERVED):
                     reserved = True
                     inside_reserved = True
         elif kind == FdtToken.END_NODE:
@@ -146,7 +161,8 @@ def _nodes(t: Tree) -> None:
                 inside_reserved = False
             depth -= 1
             if depth == 0:
-                break
+                _token(FdtToken.END)
+                return True
         elif (
             kind == FdtToken.PROP
             and dropped == 0
@@ -154,7 +170,6 @@ def _nodes(t: Tree) -> None:
         ):
             _copy(t, offset, following)
         offset = following
-    _token(FdtToken.END)
 
 
 def _left_out(t: Tree, node: u64, depth: u32) -> bool:
