@@ -149,6 +149,9 @@ class SCTLR_EL1(Register):
     LSMAOE = field(29)
     EnIB = field(30)
     EnIA = field(31)
+    BT0 = field(35)
+    BT1 = field(36)
+    DSSBS = field(44)
 
 
 SCTLR_EL1_RES1 = 0x30D0_0800

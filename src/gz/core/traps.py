@@ -57,7 +57,7 @@ def floating_point(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     return Outcome.RESUME
 
 
-_ROWS: dict[ExceptionClass, Handler] = {
+_ROWS: dict[int, Handler] = {
     ExceptionClass.WFX: wait,
     ExceptionClass.FP: floating_point,
     ExceptionClass.HVC64: hypercall,
