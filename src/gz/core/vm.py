@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import gz.core.lock as lock
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
@@ -12,12 +14,14 @@ from gz.abi.errors import Error
 from gz.abi.memory import SLOTS_MAX
 from gz.bits import Array, Ipa, Pa, Ptr, Struct, array, i64, storage, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX
-from gz.core.interrupts import Vgic
 from gz.core.lock import Lock
-from gz.core.slots import Announcement, Slot
-from gz.core.stage2 import Stage2
-from gz.core.vcpu import Vcpu
 from gz.metal import cold, fetch_add, fetch_and, fetch_or, inline, load_acquire, store_release
+
+if TYPE_CHECKING:
+    from gz.core.interrupts import Vgic
+    from gz.core.slots import Announcement, Slot
+    from gz.core.stage2 import Stage2
+    from gz.core.vcpu import Vcpu
 
 VM_COUNT_MAX = 64  # VMIDs have 8 bits on the smallest CPUs, and 0 is the host's
 VCPU_COUNT_MAX = VCPUS_MAX
