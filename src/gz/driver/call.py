@@ -46,8 +46,8 @@ def doorbell_call3(page: Va, function: u64, x1: u64, x2: u64, x3: u64) -> u64:
 def doorbell_run(page: Va, vcpu: u64, run: RunPage) -> u64:
     """Runs a vCPU (a VcpuTuple) until there is something for the driver; gives the exit reason.
 
-    The core looks at `immediate_exit` itself whenever the store is executed, so a signal that is taken between
-    two instructions here is not lost."""
+    The core looks at `immediate_exit` itself whenever the store is executed, so a signal that is taken
+    between two instructions here is not lost."""
     while True:
         _, reason, _, _ = doorbell(page, RUN, vcpu)
         if reason != ExitReason.IRQ and reason != ExitReason.GZ:

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """The custodian: a process beside each VMM that outlives it and gives the VM's memory back.
 
-The core keeps a guest's pages until DESTROY_VM, whatever becomes of the VMM; the pages must not return to the
-host's kernel before. So the custodian, not the VMM, creates the VM, and destroys it when the VMM asks or is gone;
-then it removes the huge page files, which until then keep the pages even if nobody has them mapped. Should the
-custodian die, the VMM does its work; should both, the next VMM that starts does, by the record in /run."""
+The core keeps a guest's pages until DESTROY_VM, whatever becomes of the VMM, and the pages must not return to
+the host's kernel before. So the custodian, not the VMM, creates the VM, and destroys it when the VMM asks or
+is gone; then it removes the huge page files, which until then keep the pages even if nobody has them mapped.
+Should the custodian die, the VMM does its work; should both, the next VMM that starts, by the record in
+/run."""
 
 from __future__ import annotations
 
@@ -112,13 +113,10 @@ def recover(core: Core, records: Path) -> list[Path]:
     for path, record in known.items():
         if record.custodian.alive or record.vmm.alive:
             continue
-        # The number is another VM's by now, or nobody's: what is left are the files.
-        gone = (
-            record.vmid in living
-            or record.vmid is None
-            or core.call(Call.GET_STATISTICS, record.vmid)[0] != 0
-        )
-        if clean_up(core, path, Record(record.vmm, record.custodian, None, record.pages) if gone else record):
+        if record.vmid in living or record.vmid is None or core.call(Call.GET_STATISTICS, record.vmid)[0]:
+            # The number is another VM's by now, or nobody's: what is left are the files.
+            record = replace(record, vmid=None)
+        if clean_up(core, path, record):
             found.append(path)
     return found
 

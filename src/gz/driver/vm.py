@@ -160,7 +160,7 @@ class DoorbellVm:
         return self.ioeventfds.signal(write.phys_addr, write.length, write.data)
 
     def map_block(self, gpa: int) -> bool:
-        """Maps the 2 MiB block around a faulting address; False if no slot has it. CallError as the core says."""
+        """Maps the 2 MiB block around a faulting address; False if no slot has it. CallError if refused."""
         slot = next((row for row in self._slots if row.gpa <= gpa < row.gpa + row.size), None)
         if slot is None:
             return False

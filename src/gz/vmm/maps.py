@@ -25,7 +25,7 @@ class Map:
     rtc_size: int
     rtc_spi: int
     virtio: int
-    """The first virtio-mmio window; number n is n times `virtio_stride` behind it, its SPI `virtio_spi` + n."""
+    """The first virtio-mmio window; number n is n strides behind it, its SPI `virtio_spi` + n."""
     virtio_stride: int
     virtio_count: int
     virtio_spi: int

@@ -21,8 +21,8 @@ TRANSPORT_FEATURES = RING_INDIRECT_DESC | RING_EVENT_IDX | VERSION_1
 
 class VirtioDevice(ABC):
     """A device behind a transport. The transport calls `activate` and `reset` and owns the status register;
-    the device's own thread calls `serve` whenever the driver notified, something it watches is ready, or `wake`
-    was called. Everything that touches queues happens with `lock` held."""
+    the device's own thread calls `serve` whenever the driver notified, something it watches is ready, or
+    `wake` was called. Everything that touches queues happens with `lock` held."""
 
     KIND: ClassVar[int]
     """Device ID (VIRTIO 1.3, 5)."""

@@ -1,0 +1,208 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The console: ports announced, bytes both ways, ends of input, and guests that misbehave."""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import pytest
+from gz.vmm.streams import Output
+from gz.vmm.virtio.console import Console, Event, Port
+from gz.vmm.virtio.mmio import CONFIG, Reg
+
+from ring import BASE, Driver, Ring, make_memory, settles, wait_used
+
+
+@dataclass
+class Setup:
+    """A console with port 0 (output only), a port to read, a port to write. Rings in the order of the queues."""
+
+    driver: Driver
+    to_guest: int
+    from_guest: int
+    console: int
+    outputs: list[Output]
+    rings: list[Ring] = field(default_factory=list)
+    stopped: bool = False
+
+    def stop(self) -> None:
+        self.driver.device.stop()
+        self.stopped = True
+
+    def control(self, number: int, event: Event, value: int) -> None:
+        self.rings[3].data_at = BASE + 0x18_0000
+        self.rings[3].add([struct.pack("<IHH", number, event, value)], [])
+        self.driver.notify(3)
+        wait_used(self.rings[3], 1)
+
+    def messages(self, count: int) -> list[tuple[int, Event, int, bytes]]:
+        """The next messages from the device."""
+        places = {}
+        for _ in range(count):
+            head, (at,) = self.rings[2].add([], [32])
+            places[head] = at
+        self.driver.notify(2)
+        result = []
+        for head, length in wait_used(self.rings[2], count):
+            data = bytes(self.driver.memory.at(places[head], length))
+            number, event, value = struct.unpack("<IHH", data[:8])
+            result.append((number, Event(event), value, data[8:]))
+        return result
+
+
+@pytest.fixture
+def setup() -> Iterator[Setup]:
+    memory = make_memory()
+    guest_reads, to_guest = os.pipe()
+    from_guest, guest_writes = os.pipe()
+    console, console_writes = os.pipe()
+    outputs = [Output(console_writes, "console"), Output(guest_writes, "gz.stdout")]
+    ports = [
+        Port("hvc0", None, outputs[0]),
+        Port("gz.stdin", guest_reads, None),
+        Port("gz.stdout", None, outputs[1]),
+    ]
+    setup = Setup(Driver(memory, Console(memory, ports)), to_guest, from_guest, console, outputs)
+    setup.rings = setup.driver.bring_up(8)
+    yield setup
+    if not setup.stopped:
+        setup.stop()
+    for output in outputs:
+        assert output.close(5)
+    for fd in (guest_reads, from_guest, guest_writes, console, console_writes):
+        os.close(fd)
+
+
+def test_config_counts_the_ports(setup: Setup) -> None:
+    assert setup.driver.transport.read(CONFIG + 4, 4) == 3
+
+
+def test_ports_are_announced_and_named(setup: Setup) -> None:
+    setup.control(0, Event.DEVICE_READY, 1)
+    assert setup.messages(3) == [(number, Event.PORT_ADD, 1, b"") for number in range(3)]
+    setup.control(0, Event.PORT_READY, 1)
+    assert setup.messages(2) == [(0, Event.CONSOLE_PORT, 1, b""), (0, Event.PORT_OPEN, 1, b"")]
+    setup.control(2, Event.PORT_READY, 1)
+    assert setup.messages(2) == [(2, Event.PORT_NAME, 1, b"gz.stdout"), (2, Event.PORT_OPEN, 1, b"")]
+
+
+def test_output_is_exact(setup: Setup) -> None:
+    data = os.urandom(3000)
+    ring = setup.rings[7]
+    for start in range(0, len(data), 1000):
+        ring.add([data[start : start + 10], data[start + 10 : start + 1000]], [])
+    setup.driver.notify(7)
+    wait_used(ring, 3)
+    found = b""
+    while len(found) < len(data):
+        found += os.read(setup.from_guest, 4096)
+    assert found == data
+
+
+def test_the_console_has_its_own_stream(setup: Setup) -> None:
+    setup.rings[1].add([b"login: "], [])
+    setup.driver.notify(1)
+    assert os.read(setup.console, 100) == b"login: "
+
+
+def test_input_waits_until_the_port_is_open(setup: Setup) -> None:
+    ring = setup.rings[4]
+    head, (at,) = ring.add([], [100])
+    setup.driver.notify(4)
+    os.write(setup.to_guest, b"hello")
+    assert not settles(ring.used, 0.05)
+    setup.control(1, Event.PORT_OPEN, 1)
+    assert wait_used(ring, 1) == [(head, 5)]
+    assert bytes(setup.driver.memory.at(at, 5)) == b"hello"
+
+
+def test_input_waits_for_buffers(setup: Setup) -> None:
+    setup.control(1, Event.PORT_OPEN, 1)
+    os.write(setup.to_guest, b"0123456789")
+    got = b""
+    for _ in range(3):
+        head, (at,) = setup.rings[4].add([], [4])
+        setup.driver.notify(4)
+        ((_, length),) = wait_used(setup.rings[4], 1)
+        got += bytes(setup.driver.memory.at(at, length))
+    assert got == b"0123456789"
+
+
+def test_the_end_of_input_closes_the_port_behind_the_last_byte(setup: Setup) -> None:
+    setup.control(1, Event.PORT_OPEN, 1)
+    os.write(setup.to_guest, b"last")
+    os.close(setup.to_guest)
+    setup.rings[4].add([], [100])
+    setup.rings[4].add([], [100])
+    setup.driver.notify(4)
+    assert wait_used(setup.rings[4], 1)[0][1] == 4
+    assert setup.messages(1) == [(1, Event.PORT_OPEN, 0, b"")]
+    # Who asks later hears that it is closed.
+    setup.control(1, Event.PORT_READY, 1)
+    assert setup.messages(2) == [(1, Event.PORT_NAME, 1, b"gz.stdin"), (1, Event.PORT_OPEN, 0, b"")]
+
+
+def test_a_slow_reader_stops_only_its_port(setup: Setup) -> None:
+    ring, block = setup.rings[7], b"x" * 0x8000
+    ring.memory.at(BASE + 0x10_0000, len(block))[:] = block
+    for index in range(16):
+        ring.descriptor(index, BASE + 0x10_0000, len(block))
+        ring.offer(index)
+    setup.driver.notify(7)
+    assert not settles(lambda: not setup.driver.device.queues[7].pending, 0.2)
+    setup.rings[1].add([b"still here"], [])
+    setup.driver.notify(1)
+    assert os.read(setup.console, 100) == b"still here"
+    total = 0
+    while total < 16 * len(block):
+        total += len(os.read(setup.from_guest, 1 << 16))
+    assert len(wait_used(ring, 16)) == 16
+
+
+def test_stopping_keeps_what_was_written(setup: Setup) -> None:
+    for _ in range(4):
+        setup.rings[1].add([b"bye\n"], [])
+    setup.stop()
+    found = b""
+    while len(found) < 16:
+        found += os.read(setup.console, 100)
+    assert found == b"bye\n" * 4
+
+
+@pytest.mark.parametrize(
+    ("ring", "out", "message"),
+    [
+        (3, b"short", "a control message of 5 bytes"),
+        (3, struct.pack("<IHH", 99, Event.PORT_READY, 1), "for port 99 of 3"),
+    ],
+)
+def test_bad_messages_stop_the_device(setup: Setup, ring: int, out: bytes, message: str) -> None:
+    setup.rings[ring].add([out], [])
+    setup.driver.notify(ring)
+    assert settles(setup.driver.broken)
+    assert message in setup.driver.lines[0]
+
+
+def test_messages_do_not_pile_up(setup: Setup) -> None:
+    for _ in range(40):
+        if setup.driver.broken():
+            break
+        setup.rings[3].data_at = BASE + 0x18_0000
+        setup.rings[3].add([struct.pack("<IHH", 0, Event.DEVICE_READY, 1)], [])
+        setup.driver.notify(3)
+        settles(lambda: not setup.driver.device.queues[3].pending or setup.driver.broken())
+    assert settles(setup.driver.broken)
+    assert "does not take them" in setup.driver.lines[0]
+
+
+def test_a_huge_write_stops_the_device(setup: Setup) -> None:
+    for index in range(3):
+        setup.rings[1].descriptor(index, BASE, 0x8_0000, 1 if index < 2 else 0, index + 1)
+    setup.rings[1].offer(0)
+    setup.driver.notify(1)
+    assert settles(setup.driver.broken)
+    assert "1572864 bytes in one write" in setup.driver.lines[0]
+    assert setup.driver.get(Reg.MAGIC_VALUE)
