@@ -142,7 +142,7 @@ def _sve(name: str, move: str) -> str:
     # FFR goes through P0: saved after it, loaded before it.
     z = "\n".join(f"    {move} z{n}, [x0, #{n}, mul vl]" for n in range(32))
     p = "\n".join(f"    {move} p{n}, [x1, #{n}, mul vl]" for n in range(16))
-    ffr = f"    add x2, x0, #{32 * 256 + 16 * 32 - 4096}\n    add x2, x2, #4096"
+    ffr = f"    add x2, x0, #{32 * 256}\n    add x2, x2, #{16 * 32}"
     body = f"{p}\n{ffr}\n    rdffr p0.b\n    str p0, [x2]" if move == "str" else (
         f"{ffr}\n    ldr p0, [x2]\n    wrffr p0.b\n{p}")
     return f"""
@@ -150,8 +150,7 @@ def _sve(name: str, move: str) -> str:
     .type {name}, %function
 {name}:
 {z}
-    add x1, x0, #{32 * 256 - 4096}
-    add x1, x1, #4096
+    add x1, x0, #{32 * 256}
 {body}
     ret
 """
