@@ -12,6 +12,7 @@ import gz.core.world as world
 from gz.abi.errors import Error
 from gz.abi.registers import BOOT_PSTATE
 from gz.arm64.registers import SCTLR_EL1_RES1
+from gz.arm64.insn import dmb
 from gz.arm64.sysreg import SysRegs
 from gz.bits import Pa, i64, u32, u64
 from gz.core.context import EL1_REGISTERS
@@ -51,7 +52,9 @@ def create(vm: Vm, index: u32, run_page: Pa) -> i64:
     vcpu.power = Power.ON if index == 0 else Power.OFF
     vm.frame_count += VCPU_FRAMES
     vm.vcpu_count += 1
+    dmb("ish")  # who finds the vCPU finds it whole
     vm.vcpus[index] = vcpu
+    vgic.attach(vcpu)
     return Error.NO_ERROR
 
 
