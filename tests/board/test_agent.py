@@ -28,7 +28,7 @@ def relay(listener: socket.socket, port: int) -> None:
         try:
             while data := client.recv(65536):
                 while data:
-                    data = data[os.write(port, data):]
+                    data = data[os.write(port, data) :]
         except OSError:
             pass
 
@@ -60,8 +60,10 @@ def port(tmp_path: Path) -> Iterator[Path]:
     ours, theirs = os.openpty()
     tty.setraw(ours)
     tty.setraw(theirs)
-    agent = subprocess.Popen([sys.executable, "-m", "gz.board.agent", os.ttyname(theirs)],
-                             env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")})
+    agent = subprocess.Popen(
+        [sys.executable, "-m", "gz.board.agent", os.ttyname(theirs)],
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
+    )
     path = tmp_path / "control"
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     listener.bind(str(path))

@@ -25,10 +25,13 @@ def ar(*members: tuple[str, bytes]) -> bytes:
 
 def data_tar(compression: str) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as tar:
-        for name, kind, content, target in (("./usr", tarfile.DIRTYPE, b"", ""), ("./usr/odd", tarfile.REGTYPE, b"abc", ""),
-                                            ("./usr/link", tarfile.SYMTYPE, b"", "odd"),
-                                            ("./usr/hard", tarfile.LNKTYPE, b"", "./usr/odd")):
+    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as tar:  # pyright: ignore
+        for name, kind, content, target in (
+            ("./usr", tarfile.DIRTYPE, b"", ""),
+            ("./usr/odd", tarfile.REGTYPE, b"abc", ""),
+            ("./usr/link", tarfile.SYMTYPE, b"", "odd"),
+            ("./usr/hard", tarfile.LNKTYPE, b"", "./usr/odd"),
+        ):
             member = tarfile.TarInfo(name)
             member.type, member.size, member.linkname, member.mode = kind, len(content), target, 0o755
             tar.addfile(member, io.BytesIO(content))
@@ -53,15 +56,18 @@ def test_contents(tmp_path: Path, compression: str):
     assert entries["usr/hard"].content == b"abc"
 
 
-@pytest.mark.parametrize("damage", [
-    lambda good: b"",
-    lambda good: b"PK" + good,
-    lambda good: good[:200],
-    lambda good: good[:70],
-    lambda good: good[:-60] + bytes(60),
-    lambda good: good.replace(b"data.tar", b"date.tar"),
-    lambda good: good.replace(b"`\n", b"??"),
-])
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda good: b"",
+        lambda good: b"PK" + good,
+        lambda good: good[:200],
+        lambda good: good[:70],
+        lambda good: good[:-60] + bytes(60),
+        lambda good: good.replace(b"data.tar", b"date.tar"),
+        lambda good: good.replace(b"`\n", b"??"),
+    ],
+)
 def test_damage_is_refused(tmp_path: Path, damage):
     path = tmp_path / "x.deb"
     path.write_bytes(damage(ar(("debian-binary", b"2.0\n"), ("data.tar.xz", data_tar("xz")))))

@@ -12,16 +12,16 @@ def read_newc(archive: bytes) -> list[tuple[str, list[int], bytes]]:
     """An independent reader: name, header numbers, content."""
     entries, at = [], 0
     while True:
-        assert archive[at:at + 6] == b"070701"
-        numbers = [int(archive[at + 6 + 8 * i:at + 14 + 8 * i], 16) for i in range(13)]
+        assert archive[at : at + 6] == b"070701"
+        numbers = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]
         size, name_size = numbers[6], numbers[11]
-        name = archive[at + 110:at + 110 + name_size - 1].decode()
+        name = archive[at + 110 : at + 110 + name_size - 1].decode()
         assert archive[at + 110 + name_size - 1] == 0
         start = at + -(-(110 + name_size) // 4) * 4
         if name == "TRAILER!!!":
             assert not any(archive[start:])
             return entries
-        entries.append((name, numbers, archive[start:start + size]))
+        entries.append((name, numbers, archive[start : start + size]))
         at = start + -(-size // 4) * 4
 
 
@@ -37,9 +37,24 @@ def sample() -> Tree:
 
 def test_every_field_reads_back():
     entries = {name: (numbers, content) for name, numbers, content in read_newc(sample().archive())}
-    assert set(entries) == {"lib", "usr", "usr/bin", "usr/bin/tool", "usr/lib", "usr/lib/module.ko", "dev", "dev/console"}
+    assert set(entries) == {
+        "lib",
+        "usr",
+        "usr/bin",
+        "usr/bin/tool",
+        "usr/lib",
+        "usr/lib/module.ko",
+        "dev",
+        "dev/console",
+    }
     numbers, content = entries["usr/bin/tool"]
-    assert (numbers[1], numbers[2], numbers[3], numbers[5], content) == (stat.S_IFREG | 0o755, 0, 0, 0, b"#!/bin/sh\n")
+    assert (numbers[1], numbers[2], numbers[3], numbers[5], content) == (
+        stat.S_IFREG | 0o755,
+        0,
+        0,
+        0,
+        b"#!/bin/sh\n",
+    )
     assert entries["lib"][0][1] == stat.S_IFLNK | 0o777 and entries["lib"][1] == b"usr/lib"
     numbers, _ = entries["dev/console"]
     assert stat.S_ISCHR(numbers[1]) and numbers[9:11] == [5, 1]

@@ -3,17 +3,21 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gz.board.wire import LIMIT, Decoder, Frame, Kind, frames
 
-FRAMES = st.lists(st.builds(Frame, st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=200)), max_size=8)
+FRAMES = st.lists(
+    st.builds(Frame, st.sampled_from(Kind), st.integers(0, 2**32 - 1), st.binary(max_size=200)), max_size=8
+)
 
 
 def cut(data: bytes, where: list[int]) -> list[bytes]:
     at = sorted({position % (len(data) + 1) for position in where} | {0, len(data)})
-    return [data[a:b] for a, b in zip(at, at[1:], strict=False)]
+    return [data[a:b] for a, b in pairwise(at)]
 
 
 @given(FRAMES, st.lists(st.integers(0, 10_000), max_size=20))
@@ -25,7 +29,8 @@ def test_pieces(sent: list[Frame], where: list[int]):
 
 @given(st.binary(max_size=300), st.lists(st.integers(0, 100_000), max_size=5))
 def test_a_new_client_gets_through(rubbish: bytes, where: list[int]):
-    """Whatever a predecessor left, even the beginning of a frame, the opening zeros and a RESET are understood."""
+    """Whatever a predecessor left, even the beginning of a frame, the opening zeros and a RESET are
+    understood."""
     decoder = Decoder()
     opening = bytes(LIMIT) + Frame(Kind.RESET, 0, b"nonce").encode()
     unfinished = Frame(Kind.INPUT, 1, bytes(LIMIT)).encode()[:100]

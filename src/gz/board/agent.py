@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The program in the host VM that does what the command line asks through a virtio-serial port (wire.py).
 
-Only the standard library; one thread. A client that goes away, or a new one, ends everything the old one started."""
+Only the standard library; one thread. A client that goes away, or a new one, ends everything the old one
+started."""
 
 from __future__ import annotations
 
@@ -35,9 +36,16 @@ class Exec:
         if self.terminal:
             master, slave = os.openpty()
             try:
-                self.process = subprocess.Popen(request["argv"], stdin=slave, stdout=slave, stderr=slave,
-                                                env=environment, cwd=request.get("cwd"), start_new_session=True,
-                                                preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0))
+                self.process = subprocess.Popen(
+                    request["argv"],
+                    stdin=slave,
+                    stdout=slave,
+                    stderr=slave,
+                    env=environment,
+                    cwd=request.get("cwd"),
+                    start_new_session=True,
+                    preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+                )
             except BaseException:
                 os.close(master)
                 raise
@@ -45,12 +53,22 @@ class Exec:
                 os.close(slave)
             self.input, self.outputs = master, {master: Kind.OUTPUT}
         else:
-            self.process = subprocess.Popen(request["argv"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
-                                            stderr=subprocess.PIPE, env=environment, cwd=request.get("cwd"),
-                                            start_new_session=True, bufsize=0)
+            self.process = subprocess.Popen(
+                request["argv"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                env=environment,
+                cwd=request.get("cwd"),
+                start_new_session=True,
+                bufsize=0,
+            )
             assert self.process.stdin and self.process.stdout and self.process.stderr
             self.input = self.process.stdin.fileno()
-            self.outputs = {self.process.stdout.fileno(): Kind.OUTPUT, self.process.stderr.fileno(): Kind.ERRORS}
+            self.outputs = {
+                self.process.stdout.fileno(): Kind.OUTPUT,
+                self.process.stderr.fileno(): Kind.ERRORS,
+            }
         os.set_blocking(self.input, False)
 
     def feed(self, data: bytes) -> None:
@@ -66,7 +84,7 @@ class Exec:
             return
         try:
             while self.backlog:
-                del self.backlog[:os.write(self.input, self.backlog[:65536])]
+                del self.backlog[: os.write(self.input, self.backlog[:65536])]
         except BlockingIOError:
             return
         except OSError:
@@ -131,7 +149,7 @@ class Agent:
         for frame in out:
             data = memoryview(frame.encode())
             while data:
-                data = data[os.write(self.port, data):]
+                data = data[os.write(self.port, data) :]
 
     def exit(self, stream: int, **result: object) -> None:
         self.send(Frame(Kind.EXIT, stream, json.dumps(result).encode()))
@@ -153,8 +171,11 @@ class Agent:
             for descriptor, events in poll.poll():
                 if descriptor == self.port:
                     self.receive()
-                elif owners[descriptor][0] in self.execs:
-                    self.advance(descriptor, events, *owners[descriptor])
+                else:
+                    stream, running = owners[descriptor]
+                    # A new client may just have ended this one and used its number again.
+                    if self.execs.get(stream) is running:
+                        self.advance(descriptor, events, stream, running)
 
     def receive(self) -> None:
         data = os.read(self.port, 65536)

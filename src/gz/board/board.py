@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A running board: QEMU, the core if one is given, the host VM, and the channel to its agent.
 
-    with Board(cpus=2, core=image) as board:
-        print(board.run(["uname", "-a"]).text)
+with Board(cpus=2, core=image) as board:
+    print(board.run(["uname", "-a"]).text)
 """
 
 from __future__ import annotations
@@ -28,22 +28,47 @@ def silent(_: str) -> None:
 
 
 class Board:
-    """`cpus` of `cpu`, `memory` in MiB, the user's `disks`; `compiled` are files for the host's /opt/gz by name.
+    """`cpus` of `cpu`, `memory` in MiB, the user's `disks`; `compiled` are files for the host's /opt/gz by
+    name.
 
-    `core` is the arm64 Image of the core; None boots the host on the bare machine. With `icount` virtual nanoseconds
-    are instructions (-icount shift=0) and everything random is the same every time (-seed 1)."""
+    `core` is the arm64 Image of the core; None boots the host on the bare machine. With `icount` virtual
+    nanoseconds are instructions (-icount shift=0) and everything random is the same every time (-seed 1)."""
 
-    def __init__(self, *, core: Path | None = None, cpus: int = 2, memory: int = 2048, cpu: str = "cortex-a76",
-                 disks: Sequence[Disk] = (), compiled: Mapping[str, bytes] | None = None, icount: bool = False,
-                 bootargs: str = "", virtualization: bool = True, gdb: int | None = None, survive: bool = False,
-                 boot_timeout: float = BOOT_TIMEOUT, software: Software | None = None,
-                 progress: Progress = silent) -> None:
+    def __init__(
+        self,
+        *,
+        core: Path | None = None,
+        cpus: int = 2,
+        memory: int = 2048,
+        cpu: str = "cortex-a76",
+        disks: Sequence[Disk] = (),
+        compiled: Mapping[str, bytes] | None = None,
+        icount: bool = False,
+        bootargs: str = "",
+        virtualization: bool = True,
+        gdb: int | None = None,
+        survive: bool = False,
+        boot_timeout: float = BOOT_TIMEOUT,
+        software: Software | None = None,
+        progress: Progress = silent,
+    ) -> None:
         progress("fetching Debian packages")
         self.software = software or Software()
         progress("building the host's file system")
         host = self.software.host(compiled)
-        self.machine = Machine(host.kernel, host.initrd, f"{BOOTARGS} {bootargs}".strip(), core, cpus, memory, cpu,
-                               disks, icount, virtualization, gdb)
+        self.machine = Machine(
+            host.kernel,
+            host.initrd,
+            f"{BOOTARGS} {bootargs}".strip(),
+            core,
+            cpus,
+            memory,
+            cpu,
+            disks,
+            icount,
+            virtualization,
+            gdb,
+        )
         progress("starting QEMU")
         self.qemu = Qemu(self.machine, survive=survive)
         self.channel: Channel | None = None
@@ -57,8 +82,9 @@ class Board:
     def __enter__(self) -> Board:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.stop()
 
     @property
@@ -68,8 +94,14 @@ class Board:
             raise BoardError("the board is not running")
         return self.channel
 
-    def run(self, argv: list[str], *, stdin: bytes = b"", timeout: float | None = None,
-            env: dict[str, str] | None = None) -> Completed:
+    def run(
+        self,
+        argv: list[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Completed:
         """Run a command in the host VM to its end."""
         return self.host.run(argv, stdin=stdin, timeout=timeout, env=env)
 
@@ -79,8 +111,14 @@ class Board:
 
     def disk(self, serial: str) -> str:
         """The block device in the host VM of the disk with this serial."""
-        found = self.run(["sh", "-c", 'cd /sys/block; for d in *; do [ "$(cat $d/serial 2>/dev/null)" = "$0" ] '
-                                      '&& echo $d; done; true', serial]).text.split()
+        found = self.run(
+            [
+                "sh",
+                "-c",
+                'cd /sys/block; for d in *; do [ "$(cat $d/serial 2>/dev/null)" = "$0" ] && echo $d; done; true',
+                serial,
+            ]
+        ).text.split()
         if not found:
             raise BoardError(f"the host VM has no disk {serial}")
         return f"/dev/{found[0]}"

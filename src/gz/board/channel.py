@@ -108,12 +108,13 @@ class Channel:
     def __enter__(self) -> Channel:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
-                 trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def hello(self, timeout: float) -> bool:
-        """Greet the agent; whether it answered within `timeout` seconds. Bytes wait in the port until it starts."""
+        """Whether the agent answers within `timeout` seconds; the greeting waits in the port until it starts."""
         if not self.greeted:
             self._transmit(bytes(LIMIT) + Frame(Kind.RESET, 0, self.nonce).encode())
             self.greeted = True
@@ -121,16 +122,28 @@ class Channel:
         self._check()
         return answered
 
-    def start(self, argv: list[str], *, env: dict[str, str] | None = None, cwd: str | None = None,
-              terminal: tuple[int, int] | None = None) -> Process:
+    def start(
+        self,
+        argv: list[str],
+        *,
+        env: dict[str, str] | None = None,
+        cwd: str | None = None,
+        terminal: tuple[int, int] | None = None,
+    ) -> Process:
         """Start a command; with `terminal` (rows, columns) on a terminal of its own."""
         request: dict[str, object] = {"op": "exec", "argv": argv, "env": env or {}, "cwd": cwd}
         if terminal:
             request |= {"tty": True, "size": terminal}
         return self._open(request)
 
-    def run(self, argv: list[str], *, stdin: bytes = b"", timeout: float | None = None,
-            env: dict[str, str] | None = None) -> Completed:
+    def run(
+        self,
+        argv: list[str],
+        *,
+        stdin: bytes = b"",
+        timeout: float | None = None,
+        env: dict[str, str] | None = None,
+    ) -> Completed:
         """Run a command to its end. TimeoutError, the command killed, after `timeout` seconds."""
         process = self.start(argv, env=env)
         process.write(stdin)

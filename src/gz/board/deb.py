@@ -34,11 +34,14 @@ def members(archive: bytes) -> Iterator[tuple[str, bytes]]:
         raise BoardError("not a Debian package: no ar header")
     at = 8
     while at + HEADER <= len(archive):
-        header = archive[at:at + HEADER]
+        header = archive[at : at + HEADER]
         if header[58:60] != b"`\n" or not header[48:58].strip().isdigit():
             raise BoardError("not a Debian package: broken ar member")
         size = int(header[48:58])
-        yield header[:16].decode("ascii", "replace").strip().rstrip("/"), archive[at + HEADER:at + HEADER + size]
+        yield (
+            header[:16].decode("ascii", "replace").strip().rstrip("/"),
+            archive[at + HEADER : at + HEADER + size],
+        )
         at += HEADER + size + size % 2
 
 

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Debian arm64 packages, fetched by apt into a private directory.
 
-apt runs with a configuration of its own: its lists, cache and (empty) dpkg status lie below the state directory, its
-sources are the machine's own Debian sources asked for arm64. The machine's dpkg architectures are not touched. apt
-checks the signed lists against Debian's archive keyring and every file against the lists; the versions and SHA-256 of
-what was fetched are kept in a lock file, so that later starts need no network and notice a damaged cache."""
+apt runs with a configuration of its own: its lists, cache and (empty) dpkg status lie below the state
+directory, its sources are the machine's own Debian sources asked for arm64. The machine's dpkg architectures
+are not touched. apt checks the signed lists against Debian's archive keyring and every file against the
+lists; the versions and SHA-256 of what was fetched are kept in a lock file, so that later starts need no
+network and notice a damaged cache."""
 
 from __future__ import annotations
 
@@ -53,7 +54,14 @@ Acquire::Retries "3";
 """
 
 # What of the machine's own configuration says how packages are reached.
-INHERITED = ("Acquire::http", "Acquire::https", "Acquire::ftp", "Acquire::Check-", "Acquire::ForceIPv", "Acquire::proxy")
+INHERITED = (
+    "Acquire::http",
+    "Acquire::https",
+    "Acquire::ftp",
+    "Acquire::Check-",
+    "Acquire::ForceIPv",
+    "Acquire::proxy",
+)
 
 
 @dataclass(frozen=True)
@@ -79,7 +87,7 @@ class Debian:
         return self._locked_set(" ".join(names), lambda: self._download_closure(names))
 
     def kernel(self, flavour: str) -> Package:
-        """The kernel package that linux-image-`flavour` depends on, without what it would install beside it."""
+        """The kernel package behind linux-image-`flavour`, without what it would install beside it."""
         return self._locked_set(f"linux-image-{flavour}", lambda: self._download_kernel(flavour))[0]
 
     def fetched(self) -> int:
@@ -203,8 +211,14 @@ def os_release() -> dict[str, str]:
 def run_apt(*command: str, environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     """The standard output of one of apt's programs; its own last error line if it fails."""
     try:
-        done = subprocess.run(command, env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})}, cwd=cwd,
-                              stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        done = subprocess.run(
+            command,
+            env={**os.environ, "LC_ALL": "C.UTF-8", **(environment or {})},
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+        )
     except FileNotFoundError:
         raise BoardError(f"{command[0]} is missing: the board is made of Debian packages and needs apt") from None
     if done.returncode:

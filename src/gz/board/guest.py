@@ -1,8 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The default guest: Debian's kernel and a small root file system in memory that runs one command, or a shell.
+"""The default guest: Debian's kernel and a small root file system in memory that runs one command, or a
+shell.
 
-A command's standard streams are the virtio-serial ports gz.stdin, gz.stdout and gz.stderr; its exit status is written
-as a decimal number to gz.status. Then the guest powers off by PSCI. Without a command a shell runs on the console."""
+A command's standard streams are the virtio-serial ports gz.stdin, gz.stdout and gz.stderr; its exit status is
+written as a decimal number to gz.status. Then the guest powers off by PSCI. Without a command a shell runs on
+the console."""
 
 from __future__ import annotations
 
@@ -55,7 +57,7 @@ if [ -e /gz/command ]; then
     echo $? >$status
 else
     # The last console named is the one where the user types.
-    console=$(tr ' ' '\n' </proc/cmdline | sed -n 's/^console=\([^,]*\).*/\1/p' | tail -n 1)
+    console=$(tr ' ' '\n' </proc/cmdline | sed -n 's/^console=\\([^,]*\\).*/\1/p' | tail -n 1)
     [ -c /dev/$console ] || console=console
     export TERM=linux PS1='guest# '
     [ -e /gz/terminal ] && stty $(cat /gz/terminal) </dev/$console

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The host VM's software: Debian's kernel and a root file system in memory with busybox, Python, this package and the
-agent as its only service.
+"""The host VM's software: Debian's kernel and a root file system in memory with busybox, Python, this package
+and the agent as its only service.
 
-/opt/gz holds this package and what was compiled for it, /init starts the agent on the virtio-serial port named
-`gz.agent` and a shell on the serial console."""
+/opt/gz holds this package and what was compiled for it, /init starts the agent on the virtio-serial port
+named `gz.agent` and a shell on the serial console."""
 
 from __future__ import annotations
 
@@ -27,15 +27,21 @@ MODULES = ("virtio_mmio", "virtio_console", "virtio_blk", "virtio_rng")
 PACKAGE_ROOT = "opt/gz"
 
 # Of these packages, drawn in by dependencies, nothing is used in the host VM.
-UNUSED_PACKAGES = frozenset(("dpkg", "tar", "gcc-12-base", "media-types", "readline-common", "libsqlite3-0", "libdb5.3",
-                             "libgssapi-krb5-2", "libk5crypto3", "libkrb5-3", "libkrb5support0", "libkeyutils1",
-                             "libtirpc3", "libtirpc-common", "libnsl2", "libcom-err2"))
-UNUSED_FILES = ("usr/share/*", "usr/lib/*/gconv/*", "usr/lib/*/engines-3/*", "usr/lib/*/ossl-modules/*", "etc/*",
-                "usr/lib/python3.11/test/*", "usr/lib/python3.11/idlelib/*", "usr/lib/python3.11/lib2to3/*",
-                "usr/lib/python3.11/pydoc_data/*", "usr/lib/python3.11/ensurepip/*", "usr/lib/python3.11/distutils/*",
-                "usr/lib/python3.11/config-*", "usr/lib/python3.11/unittest/*", "usr/lib/python3.11/turtle*",
-                "usr/lib/python3.11/lib-dynload/_sqlite3*", "usr/lib/python3.11/lib-dynload/_dbm*",
-                "usr/lib/python3.11/lib-dynload/nis*", "usr/lib/python3.11/sqlite3/*", "lib/udev/*", "var/*")
+# fmt: off
+UNUSED_PACKAGES = frozenset((
+    "dpkg", "gcc-12-base", "libcom-err2", "libdb5.3", "libgssapi-krb5-2", "libk5crypto3", "libkeyutils1",
+    "libkrb5-3", "libkrb5support0", "libnsl2", "libsqlite3-0", "libtirpc-common", "libtirpc3", "media-types",
+    "readline-common", "tar",
+))
+UNUSED_FILES = (
+    "etc/*", "var/*", "lib/udev/*", "usr/share/*", "usr/lib/*/gconv/*", "usr/lib/*/engines-3/*",
+    "usr/lib/*/ossl-modules/*", "usr/lib/python3.11/config-*", "usr/lib/python3.11/distutils/*",
+    "usr/lib/python3.11/ensurepip/*", "usr/lib/python3.11/idlelib/*", "usr/lib/python3.11/lib2to3/*",
+    "usr/lib/python3.11/pydoc_data/*", "usr/lib/python3.11/sqlite3/*", "usr/lib/python3.11/test/*",
+    "usr/lib/python3.11/turtle*", "usr/lib/python3.11/unittest/*", "usr/lib/python3.11/lib-dynload/_dbm*",
+    "usr/lib/python3.11/lib-dynload/_sqlite3*", "usr/lib/python3.11/lib-dynload/nis*",
+)
+# fmt: on
 
 INIT = """\
 #!/bin/busybox sh
@@ -97,8 +103,15 @@ class Software:
     def host(self, compiled: Mapping[str, bytes] | None = None) -> HostSoftware:
         """The host VM; `compiled` are more files for /opt/gz, such as shared objects, by name."""
         packages = self.debian.closure(*PACKAGES)
-        recipe = [self.kernel_package.sha256, *(p.sha256 for p in packages), INIT, *MODULES, *UNUSED_FILES,
-                  *sorted(UNUSED_PACKAGES), str(importlib.util.MAGIC_NUMBER)]
+        recipe = [
+            self.kernel_package.sha256,
+            *(p.sha256 for p in packages),
+            INIT,
+            *MODULES,
+            *UNUSED_FILES,
+            *sorted(UNUSED_PACKAGES),
+            str(importlib.util.MAGIC_NUMBER),
+        ]
         base = cached("host-base", fingerprint(recipe), lambda: self._host_base(packages))
         files = {**own_sources(), **(compiled or {})}
         parts = [base.name]
@@ -155,7 +168,8 @@ def own_archive(files: Mapping[str, bytes]) -> bytes:
 
 
 def compile_standard_library(tree: Tree) -> None:
-    """Put bytecode beside the library's sources: compiling them in an emulator costs seconds of every start."""
+    """Put bytecode beside the library's sources: compiling them in an emulator costs seconds of every
+    start."""
     for name, node in list(tree.nodes.items()):
         if name.startswith("usr/lib/python3") and name.endswith(".py"):
             add_bytecode(tree, name, node.content)
@@ -170,7 +184,7 @@ def add_bytecode(tree: Tree, name: str, source: bytes) -> None:
     except (SyntaxError, ValueError):
         return  # lib2to3's and the tests' deliberately broken files
     directory, _, last = name.rpartition("/")
-    data = (PYTHON_311_MAGIC + (0b01).to_bytes(4, "little") + importlib.util.source_hash(source) + marshal.dumps(code))
+    data = PYTHON_311_MAGIC + (0b01).to_bytes(4, "little") + importlib.util.source_hash(source) + marshal.dumps(code)
     tree.file(f"{directory}/__pycache__/{last.removesuffix('.py')}.cpython-311.pyc", data)
 
 

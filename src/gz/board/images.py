@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The cache of images built from packages and sources: a file per content, named by the hash of what went in."""
+"""The cache of images built from packages and sources: a file per content, named by what went in."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Root file systems in memory: cpio archives in the "newc" format (Linux, buffer-format.rst), made without root.
+"""Root file systems in memory: cpio archives in the "newc" format (Linux, buffer-format.rst), made without
+root.
 
 Everything belongs to uid 0, times are zero and names are sorted, so the same content gives the same bytes."""
 
@@ -40,7 +41,7 @@ def pad(data: bytes, to: int) -> bytes:
 
 @dataclass
 class Tree:
-    """A file tree under construction; parents come into being by themselves, later additions replace earlier ones."""
+    """A file tree under construction: parents come by themselves, later files replace earlier ones."""
 
     nodes: dict[str, Node] = field(default_factory=dict)
 
@@ -70,8 +71,10 @@ class Tree:
 
     def archive(self) -> bytes:
         """The tree as an uncompressed newc archive."""
-        parts = [record(name, number, self.nodes[name])
-                 for number, name in enumerate(sorted(self.nodes, key=lambda name: name.split("/")), 1)]
+        parts = [
+            record(name, number, self.nodes[name])
+            for number, name in enumerate(sorted(self.nodes, key=lambda name: name.split("/")), 1)
+        ]
         parts.append(record("TRAILER!!!", 0, Node(0)))
         return pad(b"".join(parts), ALIGNMENT)
 

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ PROGRAM = "qemu-system-aarch64"
 CPU_MODELS = ("cortex-a76", "cortex-a72", "neoverse-n1", "max")
 MiB = 1 << 20
 
-# QEMU's virt machine (hw/arm/virt.c) has RAM from 1 GiB. With -kernel it puts an arm64 Image 2 MiB above the start
-# and the device tree 128 MiB above it (hw/arm/boot.c); the boot modules of the core lie above both.
+# QEMU's virt machine (hw/arm/virt.c) has RAM from 1 GiB. With -kernel it puts an arm64 Image 2 MiB above the
+# start and the device tree 128 MiB above it (hw/arm/boot.c); the boot modules of the core lie above both.
 RAM = 0x4000_0000
 HOST_KERNEL = RAM + 160 * MiB
 HOST_INITRD = RAM + 256 * MiB
@@ -33,6 +34,7 @@ KERNEL_ROOM = HOST_INITRD - HOST_KERNEL
 SMALLEST_MEMORY = 768  # MiB
 
 PR_SET_PDEATHSIG = 1
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TIMEOUT = 20.0  # seconds, until QEMU itself listens
 QUIT_TIMEOUT = 5.0
 
@@ -72,34 +74,44 @@ class Machine:
 
     def arguments(self, directory: Path) -> list[str]:
         """The whole command line; sockets and the console's log go into `directory`."""
-        arguments = [
-            *self.options(),
-            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot",
-            "-qmp", f"unix:{quoted(directory / 'qmp')},server=on,wait=off",
-            "-chardev", f"socket,id=console,path={quoted(directory / 'console')},server=on,wait=off,"
-                        f"logfile={quoted(directory / 'console.log')}",
-            "-serial", "chardev:console",
-            "-device", "virtio-serial-device",
-            "-chardev", f"socket,id=control,path={quoted(directory / 'control')},server=on,wait=off",
-            "-device", "virtserialport,chardev=control,name=gz.agent",
-            "-object", "rng-builtin,id=entropy",
-            "-device", "virtio-rng-device,rng=entropy",
+        console = f"path={quoted(directory / 'console')},logfile={quoted(directory / 'console.log')}"
+        control = f"path={quoted(directory / 'control')}"
+        settings = [
+            ("-display", "none"),
+            ("-qmp", f"unix:{quoted(directory / 'qmp')},server=on,wait=off"),
+            ("-chardev", f"socket,id=console,{console},server=on,wait=off"),
+            ("-serial", "chardev:console"),
+            ("-chardev", f"socket,id=control,{control},server=on,wait=off"),
+            ("-device", "virtio-serial-device"),
+            ("-device", "virtserialport,chardev=control,name=gz.agent"),
+            ("-object", "rng-builtin,id=entropy"),
+            ("-device", "virtio-rng-device,rng=entropy"),
         ]
         if self.gdb is not None:
-            arguments += ["-gdb", f"tcp:127.0.0.1:{self.gdb}"]
+            settings.append(("-gdb", f"tcp:127.0.0.1:{self.gdb}"))
         for number, disk in enumerate(self.disks):
-            arguments += [
-                "-drive", f"if=none,id=disk{number},format=raw,file={quoted(disk.path)},"
-                          f"read-only={'on' if disk.read_only else 'off'}",
-                "-device", f"virtio-blk-device,drive=disk{number},serial={disk.serial}",
+            access = "read-only=on" if disk.read_only else "read-only=off"
+            drive = f"if=none,id=disk{number},format=raw,file={quoted(disk.path)},{access}"
+            settings += [
+                ("-drive", drive),
+                ("-device", f"virtio-blk-device,drive=disk{number},serial={disk.serial}"),
             ]
+        settings += self._boot()
+        flat = [word for setting in settings for word in setting]
+        return [*self.options(), "-nodefaults", "-no-user-config", "-no-reboot", *flat]
+
+    def _boot(self) -> list[tuple[str, str]]:
         if self.core is None:
-            return [*arguments, "-kernel", str(self.kernel), "-initrd", str(self.initrd), "-append", self.bootargs]
+            return [
+                ("-kernel", str(self.kernel)),
+                ("-initrd", str(self.initrd)),
+                ("-append", self.bootargs),
+            ]
+        kernel = f"kernel={quoted(self.kernel)},bootargs={quoted(self.bootargs)}"
         return [
-            *arguments, "-kernel", str(self.core),
-            "-device", f"guest-loader,addr={HOST_KERNEL:#x},kernel={quoted(self.kernel)},"
-                       f"bootargs={quoted(self.bootargs)}",
-            "-device", f"guest-loader,addr={HOST_INITRD:#x},initrd={quoted(self.initrd)}",
+            ("-kernel", str(self.core)),
+            ("-device", f"guest-loader,addr={HOST_KERNEL:#x},{kernel}"),
+            ("-device", f"guest-loader,addr={HOST_INITRD:#x},initrd={quoted(self.initrd)}"),
         ]
 
 
@@ -150,16 +162,21 @@ class Qemu:
         check(machine)
         program = require_qemu()
         self.machine = machine
-        self.directory = Path(tempfile.mkdtemp(prefix="gz-board-"))
-        try:
-            with (self.directory / "errors").open("wb") as errors:
-                self.process = subprocess.Popen(
-                    [program, *machine.arguments(self.directory)], stdin=subprocess.DEVNULL,
-                    stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True,
-                    preexec_fn=None if survive else die_with_parent())
-        except BaseException:
-            shutil.rmtree(self.directory, ignore_errors=True)
-            raise
+        with undisturbed():
+            self.directory = Path(tempfile.mkdtemp(prefix="gz-board-"))
+            try:
+                with (self.directory / "errors").open("wb") as errors:
+                    self.process = subprocess.Popen(
+                        [program, *machine.arguments(self.directory)],
+                        stdin=subprocess.DEVNULL,
+                        stdout=subprocess.DEVNULL,
+                        stderr=errors,
+                        start_new_session=True,
+                        preexec_fn=child_set_up(survive),
+                    )
+            except BaseException:
+                shutil.rmtree(self.directory, ignore_errors=True)
+                raise
         try:
             self._wait_for(self.directory / "control")
         except BaseException:
@@ -194,14 +211,15 @@ class Qemu:
 
     def stop(self) -> None:
         """End the process, flushing the disks, and remove its directory. Does nothing the second time."""
-        if self.running():
-            try:
-                command(self.directory / "qmp", "quit", timeout=QUIT_TIMEOUT)
-                self.process.wait(QUIT_TIMEOUT)
-            except (BoardError, subprocess.TimeoutExpired):
-                self.process.kill()
-        self.process.wait()
-        shutil.rmtree(self.directory, ignore_errors=True)
+        with undisturbed():
+            if self.running():
+                try:
+                    command(self.directory / "qmp", "quit", timeout=QUIT_TIMEOUT)
+                    self.process.wait(QUIT_TIMEOUT)
+                except (BoardError, subprocess.TimeoutExpired):
+                    self.process.kill()
+            self.process.wait()
+            shutil.rmtree(self.directory, ignore_errors=True)
 
     def _wait_for(self, path: Path) -> None:
         deadline = time.monotonic() + START_TIMEOUT
@@ -231,14 +249,28 @@ def command(path: Path, name: str, *, timeout: float = QUIT_TIMEOUT, **arguments
         raise BoardError(f"QEMU does not answer to {name}: {error or type(error).__name__}") from None
 
 
-def die_with_parent():
-    """For the child of a fork: the kernel kills it when its parent ends (prctl(2))."""
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Signals that would end this process wait until the block is done: it must not be left half way."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def child_set_up(survive: bool) -> Callable[[], None]:
+    """For the child of a fork: signals as usual and, unless it shall survive, its parent's end is its own.
+
+    The kernel kills it then (prctl(2), PR_SET_PDEATHSIG)."""
     prctl = ctypes.CDLL(None, use_errno=True).prctl
     parent = os.getpid()
 
     def set_up() -> None:
-        prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-        if os.getppid() != parent:
-            os._exit(1)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        if not survive:
+            prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+            if os.getppid() != parent:
+                os._exit(1)
 
     return set_up

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Frames between the command line (channel.py) and the agent in the host VM (agent.py).
 
-A frame is a 16-byte little-endian header (magic, kind, stream, length) and at most LIMIT bytes of payload. A stream is
-one operation: opened by the client with a JSON payload, fed by INPUT frames (an empty one is the end of input),
-answered by OUTPUT and ERRORS frames, closed by the agent's EXIT.
+A frame is a 16-byte little-endian header (magic, kind, stream, length) and at most LIMIT bytes of payload. A
+stream is one operation: opened by the client with a JSON payload, fed by INPUT frames (an empty one is the
+end of input), answered by OUTPUT and ERRORS frames, closed by the agent's EXIT.
 
-The port is a byte pipe without connections. A client therefore starts with LIMIT zero bytes, which end any frame that
-its predecessor left unfinished, and a RESET whose payload the agent sends back; the client skips everything before that
-answer. A decoder that meets anything but a frame searches for the next magic."""
+The port is a byte pipe without connections. A client therefore starts with LIMIT zero bytes, which end any
+frame that its predecessor left unfinished, and a RESET whose payload the agent sends back; the client skips
+everything before that answer. A decoder that meets anything but a frame searches for the next magic."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Frame(NamedTuple):
 def frames(kind: Kind, stream: int, data: bytes) -> Iterator[Frame]:
     """`data` cut into frames; none if it is empty."""
     for at in range(0, len(data), LIMIT):
-        yield Frame(kind, stream, data[at:at + LIMIT])
+        yield Frame(kind, stream, data[at : at + LIMIT])
 
 
 class Decoder:
@@ -63,10 +63,10 @@ class Decoder:
             if magic != MAGIC or length > LIMIT or kind not in Kind._value2member_map_:
                 found = pending.find(MAGIC, 1)
                 # Keep a tail that may be the beginning of a magic.
-                del pending[:found if found > 0 else len(pending) - len(MAGIC) + 1]
+                del pending[: found if found > 0 else len(pending) - len(MAGIC) + 1]
                 continue
             if len(pending) < HEADER.size + length:
                 return
-            payload = bytes(pending[HEADER.size:HEADER.size + length])
-            del pending[:HEADER.size + length]
+            payload = bytes(pending[HEADER.size : HEADER.size + length])
+            del pending[: HEADER.size + length]
             yield Frame(Kind(kind), stream, payload)

@@ -11,8 +11,12 @@ import typer
 
 from gz.cli.report import command
 
-app = typer.Typer(no_args_is_help=True, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
-                  help="GenieZone in Python: a type-1 hypervisor for Arm64, and virtual machines on it.")
+app = typer.Typer(
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="GenieZone in Python: a type-1 hypervisor for Arm64, and virtual machines on it.",
+)
 board = typer.Typer(no_args_is_help=True, help="The emulated board and its host VM.")
 bench = typer.Typer(no_args_is_help=True, help="What things cost, in instructions.")
 app.add_typer(board, name="board")
@@ -36,17 +40,23 @@ Cpu = Annotated[CpuModel, typer.Option("--cpu", help="CPU model of the board.")]
 @app.command(context_settings={"allow_interspersed_args": False})
 @command
 def run(
-    argv: Annotated[list[str] | None, typer.Argument(metavar="[-- CMD…]", help="Run this in the guest, then power off.",
-                                                     show_default=False)] = None,
+    argv: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[-- CMD…]", help="Run this in the guest, then power off.", show_default=False),
+    ] = None,
     cpus: Annotated[int, typer.Option(min=1, max=8, help="vCPUs of the guest.")] = 1,
     mem: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the guest, as in 512M or 1G.")] = "512M",
     kernel: Annotated[Path | None, typer.Option(help="arm64 Image, plain or gzip; default: Debian's.")] = None,
     initrd: Annotated[Path | None, typer.Option(help="Initial root file system; default: busybox.")] = None,
-    disk: Annotated[list[str] | None, typer.Option(metavar="FILE[,ro]", help="Raw disk image; may be repeated.")] = None,
+    disk: Annotated[
+        list[str] | None, typer.Option(metavar="FILE[,ro]", help="Raw disk image; may be repeated.")
+    ] = None,
     params: Annotated[str, typer.Option(help="More kernel parameters.")] = "",
     cpu: Cpu = CpuModel.CORTEX_A76,
     host_cpus: HostCpus = 2,
-    gdb: Annotated[int | None, typer.Option(metavar="PORT", help="Let gdb attach to the board at this TCP port.")] = None,
+    gdb: Annotated[
+        int | None, typer.Option(metavar="PORT", help="Let gdb attach to the board at this TCP port.")
+    ] = None,
     verbose: Verbose = False,
 ) -> int:
     """Boot board, core, host and guest, and attach the guest's console (leave with Ctrl-A x).
@@ -96,10 +106,13 @@ def exits(json: Json = False) -> int:
 
 @board.command()
 @command
-def up(cpu: Cpu = CpuModel.CORTEX_A76, host_cpus: HostCpus = 2,
-       mem: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the board.")] = "2G",
-       bare: Annotated[bool, typer.Option("--bare", help="Boot the host without the core.")] = False,
-       gdb: Annotated[int | None, typer.Option(metavar="PORT", help="Let gdb attach at this TCP port.")] = None) -> int:
+def up(
+    cpu: Cpu = CpuModel.CORTEX_A76,
+    host_cpus: HostCpus = 2,
+    mem: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the board.")] = "2G",
+    bare: Annotated[bool, typer.Option("--bare", help="Boot the host without the core.")] = False,
+    gdb: Annotated[int | None, typer.Option(metavar="PORT", help="Let gdb attach at this TCP port.")] = None,
+) -> int:
     """Start a board that stays."""
     from gz.cli.board import start_board
 

@@ -93,8 +93,16 @@ def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None
 
             step("compiling the core")
             core, compiled = products.core(), products.driver()
-        board = Board(core=core, compiled=compiled, cpu=cpu, cpus=cpus, memory=megabytes, gdb=port, survive=True,
-                      progress=step)
+        board = Board(
+            core=core,
+            compiled=compiled,
+            cpu=cpu,
+            cpus=cpus,
+            memory=megabytes,
+            gdb=port,
+            survive=True,
+            progress=step,
+        )
         try:
             record = Record(board.qemu.process.pid, str(board.qemu.directory), board.machine.options(), not bare)
             write_whole(record_file(), json.dumps(asdict(record)).encode())
@@ -142,9 +150,11 @@ def print_status(as_json: bool) -> int:
     elif record is None:
         print(NONE_UP)
     else:
-        print(f"up for {facts['seconds']:.0f} s, process {record.pid}\n"
-              f"host    Linux {facts['kernel']}, {'on the core' if record.core else 'on the bare machine'}\n"
-              f"board   {facts['options']}")
+        print(
+            f"up for {facts['seconds']:.0f} s, process {record.pid}\n"
+            f"host    Linux {facts['kernel']}, {'on the core' if record.core else 'on the bare machine'}\n"
+            f"board   {facts['options']}"
+        )
     return 0 if record else 3
 
 
@@ -159,8 +169,11 @@ def connect(record: Record) -> Channel:
 def execute_in_host(argv: Sequence[str]) -> int:
     """On a terminal if there is one here; the exit status is the command's."""
     with connect(required()) as channel, raw_terminal() as interactive:
-        process = channel.start(list(argv), terminal=size() if interactive else None,
-                                env={"TERM": os.environ.get("TERM", "linux")} if interactive else None)
+        process = channel.start(
+            list(argv),
+            terminal=size() if interactive else None,
+            env={"TERM": os.environ.get("TERM", "linux")} if interactive else None,
+        )
 
         def send(data: bytes) -> None:
             process.write(data) if data else process.end_input()

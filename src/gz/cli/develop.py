@@ -30,8 +30,11 @@ def check_sources() -> int:
     worst = 0
     binaries = Path(sys.executable).parent
     # pyright reads what Node it uses from PATH: the environment's own.
-    environment = {**os.environ, "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
-                   "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1"}
+    environment = {
+        **os.environ,
+        "PATH": f"{binaries}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
+        "PYRIGHT_PYTHON_IGNORE_WARNINGS": "1",
+    }
     for command in (["ruff", "check", "."], ["pyright"]):
         say(" ".join(command))
         worst |= subprocess.call([str(binaries / command[0]), *command[1:]], cwd=source_tree(), env=environment) != 0

@@ -35,8 +35,11 @@ def system() -> Finding:
 
 
 def python() -> Finding:
-    missing = [name for name in ("llvmlite", "ziglang", "qemu.qmp", "elftools", "libfdt", "rich")
-               if importlib.util.find_spec(name) is None]
+    missing = [
+        name
+        for name in ("llvmlite", "ziglang", "qemu.qmp", "elftools", "libfdt", "rich")
+        if importlib.util.find_spec(name) is None
+    ]
     text = f"Python {platform.python_version()}" + (f", missing: {', '.join(missing)}" if missing else "")
     return Finding("python", not missing and sys.version_info >= (3, 11), text)
 
@@ -68,8 +71,13 @@ def packages() -> Finding:
     if shutil.which("apt-get") is None:
         return Finding("packages", False, "apt is missing: the board is made of Debian packages")
     fetched = Debian().fetched()
-    return Finding("packages", True, f"{fetched} Debian arm64 packages fetched" if fetched else
-                   "Debian arm64 packages will be fetched by the first run")
+    return Finding(
+        "packages",
+        True,
+        f"{fetched} Debian arm64 packages fetched"
+        if fetched
+        else "Debian arm64 packages will be fetched by the first run",
+    )
 
 
 def board() -> Finding:

@@ -24,8 +24,17 @@ GZIP = b"\x1f\x8b"
 SECTOR = 512
 
 # What Linux unpacks (lib/decompress.c, init/initramfs.c).
-INITRD_MAGICS = (b"070701", b"070702", GZIP, b"BZh", b"\x5d\x00\x00", b"\xfd7zXZ", b"\x89LZO", b"\x02!L\x18",
-                 b"\x28\xb5\x2f\xfd")
+INITRD_MAGICS = (
+    b"070701",
+    b"070702",
+    GZIP,
+    b"BZh",
+    b"\x5d\x00\x00",
+    b"\xfd7zXZ",
+    b"\x89LZO",
+    b"\x02!L\x18",
+    b"\x28\xb5\x2f\xfd",
+)
 
 
 def memory(text: str, smallest: int = SMALLEST_GUEST) -> int:
@@ -109,6 +118,12 @@ def beginning(path: Path, what: str, length: int) -> bytes:
 
 def kind(head: bytes) -> str:
     """What it looks like instead."""
-    names = {b"\x7fELF": "an ELF file", b"MZ": "an EFI program without the Image header", b"#!": "a script",
-             b"\x27\x05\x19\x56": "a U-Boot image", b"QFI\xfb": "a qcow2 disk", GZIP: "gzip"}
+    names = {
+        b"\x7fELF": "an ELF file",
+        b"MZ": "an EFI program without the Image header",
+        b"#!": "a script",
+        b"\x27\x05\x19\x56": "a U-Boot image",
+        b"QFI\xfb": "a qcow2 disk",
+        GZIP: "gzip",
+    }
     return next((name for magic, name in names.items() if head.startswith(magic)), "unknown format")

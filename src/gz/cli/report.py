@@ -13,7 +13,7 @@ from types import FrameType
 
 import typer
 
-INTERRUPTED = 130
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class UserError(Exception):
@@ -32,18 +32,16 @@ def say(line: str) -> None:
 
 
 def command(function: Callable[..., int | None]) -> Callable[..., None]:
-    """A command: its result is the exit status, its expected errors one line, interruption leaves nothing behind."""
+    """A command: its result is the exit status; expected errors are one line; interruption leaves nothing."""
 
     @wraps(function)
     def run(*arguments: object, **options: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGHUP):
+        for number in ENDING:
             signal.signal(number, end)
         try:
             status = function(*arguments, **options) or 0
-        except KeyboardInterrupt:
-            say("interrupted")
-            status = INTERRUPTED
         except Ended as ended:
+            say("interrupted")
             status = 128 + ended.number
         except BrokenPipeError:
             # Who read our output is gone; nothing more can be said there.
@@ -61,7 +59,7 @@ def command(function: Callable[..., int | None]) -> Callable[..., None]:
 
 def end(number: int, _: FrameType | None) -> None:
     # Once is enough: a second signal must not interrupt the cleaning up.
-    for handled in (signal.SIGTERM, signal.SIGHUP):
+    for handled in ENDING:
         signal.signal(handled, signal.SIG_IGN)
     raise Ended(number)
 
@@ -76,7 +74,7 @@ def is_expected(error: Exception) -> bool:
 def explain(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
         return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
-    return " ".join(str(error).split())
+    return str(error)
 
 
 class Steps:

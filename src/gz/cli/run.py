@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from gz.board.channel import Process
 from gz.board.guest import command_archive, guest_initrd, guest_kernel, terminal_archive
 from gz.board.host_vm import Software
 from gz.board.images import refused
-from gz.board.qemu import Disk
+from gz.board.qemu import Disk, undisturbed
 from gz.board.wire import Kind
 from gz.cli import inputs, products
 from gz.cli.report import Steps, UserError, progress
@@ -59,7 +60,7 @@ def run_guest(guest: Guest, *, cpu: str, host_cpus: int, gdb: int | None, verbos
     if guest.argv and initrd:
         raise UserError("a command needs the root file system of gz; leave --initrd away, or the command")
 
-    with tempfile.TemporaryDirectory(prefix="gz-run-") as name, progress() as step:
+    with scratch_directory() as scratch, progress() as step:
         step("compiling the core")
         core, driver = products.core(), products.driver()
         step("fetching Debian packages")
@@ -67,10 +68,19 @@ def run_guest(guest: Guest, *, cpu: str, host_cpus: int, gdb: int | None, verbos
         step("building the guest's file system")
         files = [
             Disk(kernel or guest_kernel(software), "gz-kernel", True),
-            Disk(initrd or own_initrd(guest.argv, software, Path(name)), "gz-initrd", True),
+            Disk(initrd or own_initrd(guest.argv, software, scratch), "gz-initrd", True),
         ]
-        board = Board(core=core, compiled=driver, software=software, cpus=host_cpus, cpu=cpu, gdb=port,
-                      memory=max(BOARD_MEMORY, memory + HOST_SHARE), disks=[*files, *disks], progress=step)
+        board = Board(
+            core=core,
+            compiled=driver,
+            software=software,
+            cpus=host_cpus,
+            cpu=cpu,
+            gdb=port,
+            memory=max(BOARD_MEMORY, memory + HOST_SHARE),
+            disks=[*files, *disks],
+            progress=step,
+        )
         with board, Follower(board, verbose):
             step("starting the guest")
             options = vmm_options(board, guest, memory, disks, verbose)
@@ -82,6 +92,18 @@ def run_guest(guest: Guest, *, cpu: str, host_cpus: int, gdb: int | None, verbos
                 process = board.host.start(["python3", "-m", "gz.vmm", *options])
                 step("booting the guest; Ctrl-A x powers it off")
             return pump(process, step, interactive=not guest.argv)
+
+
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory for this run's own files."""
+    with undisturbed():
+        path = Path(tempfile.mkdtemp(prefix="gz-run-"))
+    try:
+        yield path
+    finally:
+        with undisturbed():
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def own_initrd(argv: Sequence[str], software: Software, directory: Path) -> Path:
@@ -97,8 +119,18 @@ def own_initrd(argv: Sequence[str], software: Software, directory: Path) -> Path
 
 def vmm_options(board: Board, guest: Guest, memory: int, disks: Sequence[Disk], verbose: bool) -> list[str]:
     params = f"{LOUD if verbose else QUIET} panic=-1 {guest.params}".strip()
-    options = ["--kernel", board.disk("gz-kernel"), "--initrd", board.disk("gz-initrd"),
-               "--cpus", str(guest.cpus), "--mem", f"{memory}M", "--params", params]
+    options = [
+        "--kernel",
+        board.disk("gz-kernel"),
+        "--initrd",
+        board.disk("gz-initrd"),
+        "--cpus",
+        str(guest.cpus),
+        "--mem",
+        f"{memory}M",
+        "--params",
+        params,
+    ]
     for disk in disks:
         options += ["--disk", board.disk(disk.serial) + (",ro" if disk.read_only else "")]
     return options

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The user's terminal attached to a console far away.
 
-The escape character is Ctrl-A, as in QEMU: Ctrl-A x ends, Ctrl-A a sends Ctrl-A itself, Ctrl-A h lists the keys."""
+The escape character is Ctrl-A, as in QEMU: Ctrl-A x ends, Ctrl-A a sends Ctrl-A itself, Ctrl-A h lists the
+keys."""
 
 from __future__ import annotations
 
