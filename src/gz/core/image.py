@@ -79,11 +79,13 @@ def vectors_start() -> Va: ...
 @extern
 def secondary_start() -> Va:
     """Where a CPU that PSCI starts has to enter, as seen from here."""
+    ...
 
 
 @extern
 def frame_pointer() -> Va:
     """x29: the frame record of the function that calls."""
+    ...
 
 
 _SYMBOLS = {
