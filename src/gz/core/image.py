@@ -77,15 +77,11 @@ def vectors_start() -> Va: ...
 
 
 @extern
-def secondary_start() -> Va:
-    """Where a CPU that PSCI starts has to enter, as seen from here."""
-    ...
+def secondary_start() -> Va: ...  # where a CPU that PSCI starts has to enter, as seen from here
 
 
 @extern
-def frame_pointer() -> Va:
-    """x29: the frame record of the function that calls."""
-    ...
+def frame_pointer() -> Va: ...  # the frame record of the function that calls
 
 
 _SYMBOLS = {
