@@ -17,8 +17,7 @@ _RETURN = 0x0D
 _MINUS = 0x2D
 _ZERO = 0x30
 _LETTER = 0x61 - 10
-_X = 0x78
-_DIGITS_MAX = 20
+_DIGITS_MAX = 64
 #: Turns that a CPU waits for another one's line to end; that one may have died in the middle of it.
 _PATIENCE = 10_000_000
 
@@ -63,7 +62,7 @@ def write(text: Va, length: u64) -> None:
 @hook("number")
 @noinline
 def write_number(value: u64, base: u32, signed: bool) -> None:
-    """A number to base 10, or 16 with its prefix."""
+    """A number without prefix."""
     if console.uart == Va(0):
         return
     _claim()
@@ -71,9 +70,6 @@ def write_number(value: u64, base: u32, signed: bool) -> None:
     if signed and value >> 63 != 0:
         _put(_MINUS)
         rest = 0 - value
-    if base == 16:
-        _put(_ZERO)
-        _put(_X)
     count: u32 = 0
     while rest != 0 or count == 0:
         digit = rest % base
