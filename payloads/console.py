@@ -12,6 +12,13 @@ from gz.bits import Va, u8, u32, u64
 from gz.metal import export, hook, mmio, peek8
 from gz.vmm.maps import VIRT
 
+_NEWLINE = 0x0A
+_RETURN = 0x0D
+_MINUS = 0x2D
+_ZERO = 0x30
+_LETTER = 0x61 - 10
+_X = 0x78
+
 
 def put(character: u8) -> None:
     uart = mmio(Pl011, Va(VIRT.uart))
@@ -23,28 +30,34 @@ def put(character: u8) -> None:
 @hook("text")
 def write_text(text: Va, length: u64) -> None:
     for i in range(length):
-        put(peek8(text + i))
+        character = peek8(text + i)
+        if character == _NEWLINE:
+            put(_RETURN)
+        put(character)
 
 
 @hook("number")
 def write_number(value: u64, base: u32, signed: bool) -> None:
-    """Digits without leading zeros; base 2 to 16."""
+    """A number to base 10, or 16 with its prefix."""
     rest = value
     if signed and value >> 63 == 1:
-        put(0x2D)
+        put(_MINUS)
         rest = 0 - value
+    if base == 16:
+        put(_ZERO)
+        put(_X)
     power: u64 = 1
     while rest // power >= base:
         power = power * base
     while power > 0:
         digit = u8(rest // power % base)
-        put(digit + (0x30 if digit < 10 else 0x57))
+        put(digit + (_ZERO if digit < 10 else _LETTER))
         power = power // base
 
 
 @hook("panic")
 def stop() -> NoReturn:
-    put(0x0A)
+    put(_NEWLINE)
     power_off()
 
 

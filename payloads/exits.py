@@ -19,6 +19,7 @@ from gz.arm64.timer import CNT_CTL
 from gz.bits import Va, Window, at, u32, u64
 from gz.metal import export, log, mmio, noinline
 from gz.vmm.maps import VIRT
+from payloads import start  # noqa: F401 - part of every payload
 from payloads.interrupts import DISTRIBUTOR, SGI, enable, handled
 
 ROUNDS = 4096
@@ -113,9 +114,9 @@ def timer() -> u64:
 @export
 def payload(tree: Va) -> None:
     enable()
-    log(f"hvc_psci_version {hvc_psci_version()}\n")
-    log(f"mmio_read_vgic {mmio_read_vgic()}\n")
-    log(f"mmio_read_user {mmio_read_user()}\n")
-    log(f"eoi {eoi()}\n")
-    log(f"ipi {ipi()}\n")
-    log(f"timer {timer()}\n")
+    log(f"hvc_psci_version {hvc_psci_version()}")
+    log(f"mmio_read_vgic {mmio_read_vgic()}")
+    log(f"mmio_read_user {mmio_read_user()}")
+    log(f"eoi {eoi()}")
+    log(f"ipi {ipi()}")
+    log(f"timer {timer()}")

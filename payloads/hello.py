@@ -5,8 +5,9 @@ from __future__ import annotations
 
 from gz.bits import Va
 from gz.metal import export, log
+from payloads import interrupts, start  # noqa: F401 - parts of every payload
 
 
 @export
 def payload(tree: Va) -> None:
-    log(f"hello from a guest, device tree at {tree:#x}\n")
+    log(f"hello from a guest, device tree at {tree:#x}")

@@ -75,5 +75,5 @@ def interrupt() -> None:
 
 @export
 def fault(esr: u64, elr: u64, far: u64) -> NoReturn:
-    log(f"\nunexpected exception: ESR_EL1 {esr:#x} ELR_EL1 {elr:#x} FAR_EL1 {far:#x}\n")
+    log(f"unexpected exception: ESR_EL1 {esr:#x} ELR_EL1 {elr:#x} FAR_EL1 {far:#x}")
     power_off()

@@ -47,9 +47,7 @@ def _name(register: int) -> str:
 
 
 def _moves(instruction: str) -> str:
-    return "\n".join(
-        f"    {instruction} {_name(a)}, {_name(b)}, [sp, #{16 * i}]" for i, (a, b) in enumerate(_SAVED)
-    )
+    return "\n".join(f"    {instruction} {_name(a)}, {_name(b)}, [sp, #{16 * i}]" for i, (a, b) in enumerate(_SAVED))
 
 
 _UNEXPECTED = "    .balign 128\n    b unexpected\n"
