@@ -20,6 +20,7 @@ class Power(IntEnum):
     ON = 0
     OFF = 1
     ON_PENDING = 2
+    CLAIMED = 3  # a CPU_ON is being written down
 
 
 class PendingAccess(Struct):

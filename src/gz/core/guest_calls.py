@@ -1,0 +1,226 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest calls with HVC #0 or SMC #0: SMCCC 1.2 (DEN0028), PSCI, random numbers, the vendor's services.
+
+Both conduits have the same services, none of them reaches the firmware. What isn't in the table is answered -1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import gz.core.exits as exits
+import gz.core.guest_power as guest_power
+import gz.core.guest_random as guest_random
+import gz.core.slots as slots
+from gz.abi.errors import Error
+from gz.abi.guest import KVM_UID_WORDS, VendorCall, VendorStatus
+from gz.abi.run import PAGE_SIZE
+from gz.arm64.features import ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1
+from gz.arm64.psci import PSCI_LAST, VERSION_1_1, Psci, PsciStatus
+from gz.arm64.smccc import NOT_SUPPORTED, VERSION_1_2, FunctionId, Owner, Smccc, SmcccStatus, Trng
+from gz.arm64.syndrome import CallIss
+from gz.arm64.sysreg import sysreg
+from gz.bits import Ipa, function_table, i64, table, u32, u64
+from gz.core.conduit import answer, argument
+from gz.core.outcome import Outcome
+from gz.core.vcpu import Vcpu
+from gz.metal import cold, inline
+
+GuestCall = Callable[[Vcpu], Outcome]
+
+#: ARCH_FEATURES of a workaround: the CPU does not need it, the call does nothing.
+_UNAFFECTED = 1
+_UNNUMBERED = 0xFF  # vendor calls from here on have no bit in FEATURES
+
+
+def call(vcpu: Vcpu) -> Outcome:
+    """RESUME, or LEAVE where the host has a part in it; x0 (to x3) hold the answer."""
+    function = u32(vcpu.context.x[0])
+    if CallIss(sysreg.ESR_EL2 & 0xFFFF).imm16 != 0:
+        vcpu.context.x[0] = NOT_SUPPORTED
+        return Outcome.RESUME
+    if function == Psci.VERSION:
+        vcpu.context.x[0] = VERSION_1_1
+        return Outcome.RESUME
+    index = find(function)
+    if index == len(IDS):
+        return answer(vcpu, SmcccStatus.NOT_SUPPORTED)
+    return CALLS[index](vcpu)
+
+
+def find(function: u32) -> u32:
+    """Index into the table of calls; its length if the function is not there."""
+    low: u32 = 0
+    high: u32 = len(IDS)
+    while low < high:
+        middle = (low + high) // 2
+        if IDS[middle] < function:
+            low = middle + 1
+        else:
+            high = middle
+    if low < len(IDS) and IDS[low] == function:
+        return low
+    return len(IDS)
+
+
+# PSCI's list and the architecture's calls.
+
+
+def psci_features(vcpu: Vcpu) -> Outcome:
+    """No flags for any of them: CPU_SUSPEND has the original format, RESET2 is architectural only."""
+    function = u32(argument(vcpu, 1))
+    status: i64 = PsciStatus.NOT_SUPPORTED
+    if find(function) != len(IDS):
+        identifier = FunctionId(function)
+        psci = identifier.OWNER == Owner.STANDARD_SECURE and identifier.NUMBER <= PSCI_LAST
+        if psci or function == Smccc.VERSION:
+            status = PsciStatus.SUCCESS
+    return answer(vcpu, status)
+
+
+def smccc_version(vcpu: Vcpu) -> Outcome:
+    return answer(vcpu, VERSION_1_2)
+
+
+def arch_features(vcpu: Vcpu) -> Outcome:
+    function = u32(argument(vcpu, 1))
+    status: i64 = SmcccStatus.NOT_SUPPORTED
+    if function == Smccc.VERSION or function == Smccc.ARCH_FEATURES:
+        status = SmcccStatus.SUCCESS
+    elif function == Smccc.ARCH_WORKAROUND_1:
+        status = _workaround_1()
+    elif function == Smccc.ARCH_WORKAROUND_2:
+        status = _workaround_2()
+    elif function == Smccc.ARCH_WORKAROUND_3:
+        status = _workaround_3()
+    return answer(vcpu, status)
+
+
+# Branch target injection, speculative store bypass, branch history: a CPU that says it is not affected needs no
+# call; for the others there is none here, and the guest should know.
+
+
+@inline
+def _need(unaffected: bool) -> i64:
+    return _UNAFFECTED if unaffected else i64(SmcccStatus.NOT_SUPPORTED)
+
+
+@cold
+def _workaround_1() -> i64:
+    return _need(ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).CSV2 != 0)
+
+
+@cold
+def _workaround_2() -> i64:
+    return _need(ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1).SSBS != 0)
+
+
+@cold
+def _workaround_3() -> i64:
+    history_free = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).CSV2 >= 3
+    return _need(history_free or ID_AA64MMFR1_EL1(sysreg.ID_AA64MMFR1_EL1).ECBHB != 0)
+
+
+@inline
+def _work_around(vcpu: Vcpu, need: i64) -> Outcome:
+    return answer(vcpu, SmcccStatus.SUCCESS if need == _UNAFFECTED else need)
+
+
+def work_around_1(vcpu: Vcpu) -> Outcome:
+    return _work_around(vcpu, _workaround_1())
+
+
+def work_around_2(vcpu: Vcpu) -> Outcome:
+    return _work_around(vcpu, _workaround_2())
+
+
+def work_around_3(vcpu: Vcpu) -> Outcome:
+    return _work_around(vcpu, _workaround_3())
+
+
+# The vendor's calls.
+
+
+def vendor_uid(vcpu: Vcpu) -> Outcome:
+    """KVM's, whose services these are: the only one that Linux guests know."""
+    return _words(vcpu, KVM_UID_WORDS[0], KVM_UID_WORDS[1], KVM_UID_WORDS[2], KVM_UID_WORDS[3])
+
+
+def vendor_features(vcpu: Vcpu) -> Outcome:
+    offered: u64 = _VENDOR_BITMAP
+    if vcpu.vm.smc64 == 0:
+        offered &= ~u64(1 << (VendorCall.PTP & 0xFF))
+    return _words(vcpu, offered, 0, 0, 0)
+
+
+@inline
+def _words(vcpu: Vcpu, w0: u64, w1: u64, w2: u64, w3: u64) -> Outcome:
+    x = vcpu.context.x
+    x[0] = w0
+    x[1] = w1
+    x[2] = w2
+    x[3] = w3
+    return Outcome.RESUME
+
+
+def ptp(vcpu: Vcpu) -> Outcome:
+    """Drivers that call by SMC64 ids answer it, the others would not (gzvm ABI 2.6)."""
+    if vcpu.vm.smc64 == 0:
+        return answer(vcpu, VendorStatus.NOT_SUPPORTED)
+    return exits.hypercall(vcpu, True)
+
+
+def memory_info(vcpu: Vcpu) -> Outcome:
+    """The granule of sharing; x1 = 0: no ranges."""
+    x = vcpu.context.x
+    if x[1] | x[2] | x[3] != 0:
+        return answer(vcpu, VendorStatus.INVALID_PARAMETER)
+    return _words(vcpu, PAGE_SIZE, 0, 0, 0)
+
+
+def relinquish(vcpu: Vcpu) -> Outcome:
+    x = vcpu.context.x
+    if x[2] | x[3] != 0 or slots.relinquish(vcpu, Ipa(x[1])) != Error.NO_ERROR:
+        return answer(vcpu, VendorStatus.INVALID_PARAMETER)
+    outcome = exits.hypercall(vcpu, False)
+    x[0] = u64(i64(VendorStatus.SUCCESS))
+    return outcome
+
+
+#: Every call there is.
+_ROWS: dict[int, GuestCall] = {
+    Smccc.VERSION: smccc_version,
+    Smccc.ARCH_FEATURES: arch_features,
+    Smccc.ARCH_WORKAROUND_1: work_around_1,
+    Smccc.ARCH_WORKAROUND_2: work_around_2,
+    Smccc.ARCH_WORKAROUND_3: work_around_3,
+    Psci.VERSION: guest_power.version,
+    Psci.CPU_SUSPEND: guest_power.cpu_suspend,
+    Psci.CPU_SUSPEND_64: guest_power.cpu_suspend,
+    Psci.CPU_OFF: guest_power.cpu_off,
+    Psci.CPU_ON: guest_power.cpu_on,
+    Psci.CPU_ON_64: guest_power.cpu_on,
+    Psci.AFFINITY_INFO: guest_power.affinity_info,
+    Psci.AFFINITY_INFO_64: guest_power.affinity_info,
+    Psci.MIGRATE_INFO_TYPE: guest_power.migrate_info_type,
+    Psci.SYSTEM_OFF: guest_power.system_off,
+    Psci.SYSTEM_RESET: guest_power.system_reset,
+    Psci.SYSTEM_RESET2: guest_power.system_reset2,
+    Psci.SYSTEM_RESET2_64: guest_power.system_reset2,
+    Psci.FEATURES: psci_features,
+    Trng.VERSION: guest_random.version,
+    Trng.FEATURES: guest_random.features,
+    Trng.GET_UUID: guest_random.uuid,
+    Trng.RND32: guest_random.rnd32,
+    Trng.RND64: guest_random.rnd64,
+    VendorCall.CALL_UID: vendor_uid,
+    VendorCall.FEATURES: vendor_features,
+    VendorCall.PTP: ptp,
+    VendorCall.HYP_MEMINFO: memory_info,
+    VendorCall.MEM_RELINQUISH: relinquish,
+}
+_ORDER = sorted(int(function) for function in _ROWS)
+
+IDS = table(u32, _ORDER)
+CALLS = function_table(GuestCall, [_ROWS[function] for function in _ORDER])
+_VENDOR_BITMAP = sum(1 << (call & 0xFFFF) for call in VendorCall if call in _ROWS and call & 0xFFFF < _UNNUMBERED)

@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What guests read in the identification registers (HCR_EL2.TID3): the CPU's features as far as the core keeps them up.
+
+A field that no row keeps or limits reads zero: the feature is hidden, and its registers and instructions trap
+(core/sysregs.py, core/traps.py) or do nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from gz.arm64.features import (
+    ID_AA64DFR0_EL1,
+    ID_AA64ISAR0_EL1,
+    ID_AA64ISAR1_EL1,
+    ID_AA64ISAR2_EL1,
+    ID_AA64MMFR0_EL1,
+    ID_AA64MMFR1_EL1,
+    ID_AA64MMFR2_EL1,
+    ID_AA64PFR0_EL1,
+    ID_AA64PFR1_EL1,
+)
+from gz.arm64.insn import read
+from gz.arm64.sysreg import SysReg, SysRegs
+from gz.bits import Register, u64
+from gz.metal import inline, unroll
+
+ALL = (1 << 64) - 1
+
+
+@dataclass(frozen=True)
+class Identity:
+    """One register: fields that pass, fields that pass up to a version, fields with a fixed value; the reason."""
+
+    register: SysReg
+    kind: type[Register] | None
+    reason: str
+    keep: tuple[str, ...] = ()
+    limit: dict[str, int] = field(default_factory=dict)
+    fixed: dict[str, int] = field(default_factory=dict)
+    keep_mask: int = 0  # where there are no names
+
+    @property
+    def index(self) -> int:
+        """CRm, op2."""
+        return self.register.crm << 3 | self.register.op2
+
+    @property
+    def kept(self) -> int:
+        mask = self.keep_mask
+        for name in (*self.keep, *self.limit):
+            mask |= self._bits(name).mask
+        return mask
+
+    @property
+    def limits(self) -> tuple[tuple[int, int], ...]:
+        """Lowest bit of a field and the most it may say."""
+        return tuple((self._bits(name).low, most) for name, most in self.limit.items())
+
+    @property
+    def added(self) -> int:
+        return sum(value << self._bits(name).low for name, value in self.fixed.items())
+
+    def _bits(self, name: str):
+        assert self.kind is not None
+        return self.kind.FIELDS[name]
+
+
+_AARCH32 = "AArch32 at EL0 is the CPU's own"
+
+IDENTITIES: tuple[Identity, ...] = (
+    Identity(
+        SysRegs.ID_AA64PFR0_EL1,
+        ID_AA64PFR0_EL1,
+        "EL1 is AArch64 and there is no level above; RAS, SVE, MPAM, activity monitors, realms are hidden; CSV2 up "
+        "to 1, as the SCXTNUM registers of 2 are not switched",
+        keep=("EL0", "FP", "AdvSIMD", "DIT", "CSV3"),
+        limit={"CSV2": 1},
+        fixed={"EL1": 1, "GIC": 1},
+    ),
+    Identity(
+        SysRegs.ID_AA64PFR1_EL1,
+        ID_AA64PFR1_EL1,
+        "memory tags, SME, NMI and what needs registers that are not switched are hidden",
+        keep=("BT", "SSBS"),
+    ),
+    Identity(
+        SysRegs.ID_AA64DFR0_EL1,
+        ID_AA64DFR0_EL1,
+        "debug of Armv8.0 with the least number of break- and watchpoints; no PMU, trace, profiling, double lock",
+        fixed={"DebugVer": 6, "BRPs": 1, "WRPs": 1, "DoubleLock": 15},
+    ),
+    Identity(
+        SysRegs.ID_AA64ISAR0_EL1,
+        ID_AA64ISAR0_EL1,
+        "plain instructions; transactions are hidden",
+        keep=(
+            "AES",
+            "SHA1",
+            "SHA2",
+            "CRC32",
+            "Atomic",
+            "RDM",
+            "SHA3",
+            "SM3",
+            "SM4",
+            "DP",
+            "FHM",
+            "TS",
+            "TLB",
+            "RNDR",
+        ),
+    ),
+    Identity(
+        SysRegs.ID_AA64ISAR1_EL1,
+        ID_AA64ISAR1_EL1,
+        "plain instructions; pointer authentication, LS64 and XS are hidden",
+        keep=("DPB", "JSCVT", "FCMA", "LRCPC", "FRINTTS", "SB", "SPECRES", "BF16", "DGH", "I8MM"),
+    ),
+    Identity(
+        SysRegs.ID_AA64ISAR2_EL1,
+        ID_AA64ISAR2_EL1,
+        "waits with a timeout, pointer authentication and memory copies need EL2's help: hidden",
+        keep=("RPRES", "BC", "CLRBHB", "CSSC", "RPRFM"),
+    ),
+    Identity(
+        SysRegs.ID_AA64MMFR0_EL1,
+        ID_AA64MMFR0_EL1,
+        "40 bits of address, as stage 2 has; no fine-grained traps, no other counter views; ExS hidden",
+        keep=("ASIDBits", "BigEnd", "BigEndEL0", "TGran16", "TGran64", "TGran4"),
+        limit={"PARange": 2},
+    ),
+    Identity(
+        SysRegs.ID_AA64MMFR1_EL1,
+        ID_AA64MMFR1_EL1,
+        "stage 1 features; virtualisation's own, LORegions and HCRX_EL2's are hidden",
+        keep=("HAFDBS", "HPDS", "PAN", "ETS", "AFP", "nTLBPA", "ECBHB"),
+    ),
+    Identity(
+        SysRegs.ID_AA64MMFR2_EL1,
+        ID_AA64MMFR2_EL1,
+        "stage 1 features; IESB belongs to RAS, the rest to virtualisation",
+        keep=("CnP", "UAO", "LSM", "VARange", "CCIDX", "ST", "AT", "IDS", "TTL", "BBM", "E0PD"),
+    ),
+    Identity(SysRegs.ID_PFR0_EL1, None, f"{_AARCH32}; RAS and activity monitors hidden", keep_mask=0x0F0F_FFFF),
+    Identity(SysRegs.ID_PFR1_EL1, None, f"{_AARCH32}; no security or virtualisation", keep_mask=0xF00F_0F0F),
+    Identity(SysRegs.ID_PFR2_EL1, None, f"{_AARCH32}; CSV3 and SSBS", keep_mask=0xFF),
+    Identity(SysRegs.ID_DFR0_EL1, None, f"{_AARCH32}; debug architecture only", keep_mask=0xF),
+    *(
+        Identity(register, None, _AARCH32, keep_mask=ALL)
+        for register in (
+            SysRegs.ID_MMFR0_EL1,
+            SysRegs.ID_MMFR1_EL1,
+            SysRegs.ID_MMFR2_EL1,
+            SysRegs.ID_MMFR3_EL1,
+            SysRegs.ID_MMFR4_EL1,
+            SysRegs.ID_MMFR5_EL1,
+            SysRegs.ID_ISAR0_EL1,
+            SysRegs.ID_ISAR1_EL1,
+            SysRegs.ID_ISAR2_EL1,
+            SysRegs.ID_ISAR3_EL1,
+            SysRegs.ID_ISAR4_EL1,
+            SysRegs.ID_ISAR5_EL1,
+            SysRegs.ID_ISAR6_EL1,
+            SysRegs.MVFR0_EL1,
+            SysRegs.MVFR1_EL1,
+            SysRegs.MVFR2_EL1,
+        )
+    ),
+)
+
+_ROWS = tuple(
+    (identity.index, identity.register, identity.kept, identity.limits, identity.added) for identity in IDENTITIES
+)
+
+
+def value(index: u64) -> u64:
+    """Of the register at CRm << 3 | op2; all others there are hidden and read zero."""
+    for number, register, kept, limits, added in unroll(_ROWS):
+        if index == number:
+            result = (read(register) & kept) | added
+            for low, most in unroll(limits):
+                result = _limited(result, low, most)
+            return result
+    return 0
+
+
+@inline
+def _limited(word: u64, low: u64, most: u64) -> u64:
+    version = word >> low & 0xF
+    return word - (version - min(version, most) << low)
