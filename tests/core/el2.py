@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from gz.core.memory import RAM_WINDOW
@@ -50,6 +50,9 @@ class Memory:
 
     def write64(self, pa: int, value: int) -> None:
         ctypes.c_uint64.from_address(RAM_WINDOW + pa).value = value
+
+    def write_words(self, pa: int, values: Sequence[int]) -> None:
+        (ctypes.c_uint64 * len(values)).from_address(RAM_WINDOW + pa)[:] = values
 
     def read32(self, pa: int) -> int:
         return ctypes.c_uint32.from_address(RAM_WINDOW + pa).value

@@ -11,12 +11,13 @@ from __future__ import annotations
 import functools
 import random
 
-import gz.core.pages as pages
 import hypothesis.strategies as st
 import pytest
-from el2 import CORE, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE, TABLE_BYTES, Machine
+from el2 import CORE, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE, Machine
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+import gz.core.pages as pages
 
 GUESTS = (1, 2, 64)
 

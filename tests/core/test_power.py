@@ -30,9 +30,7 @@ class Firmware:
 
     def __init__(self, program: Program) -> None:
         start = 0xC000_0000_0000
-        self.jit = program.jit(
-            externs={"image_start": lambda: start, "secondary_start": lambda: start + SECONDARY}
-        )
+        self.jit = program.jit(externs={"image_start": lambda: start, "secondary_start": lambda: start + SECONDARY})
         machine = self.jit.storage("gz.core.platform.machine")
         machine.ram[0].base, machine.ram[0].size, machine.ram_count = RAM, RAM_SIZE, 1
         machine.image.base, machine.image.size = LOADED, 0x10_0000

@@ -6,12 +6,13 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 
-import gz.core.stage2 as stage2
 import pytest
 from el2 import BLOCK, FRAMES, GIB, LOW, PAGE, Machine
+from walker import Translation, leaves, regime, walk
+
+import gz.core.stage2 as stage2
 from gz.abi.errors import Error
 from gz.core.stage2 import Stage2
-from walker import Translation, leaves, regime, walk
 
 DEVICE = 0b0001 << 2 | 3 << 6 | 1 << 10 | 2 << 53  # nGnRE, read-write, AF, never executed
 NORMAL = 0b1111 << 2 | 3 << 6 | 3 << 8 | 1 << 10  # write-back, read-write, inner shareable, AF

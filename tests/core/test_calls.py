@@ -1,0 +1,562 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's calls against the oracle, and with arguments that no sane host would give."""
+
+from __future__ import annotations
+
+import ctypes
+import random
+from collections import Counter
+
+import pytest
+from el2 import BLOCK, CORE, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE, Machine
+from oracle import BUSY, FAIL_ENTRY, GZ, IDLE, OK, Oracle
+from walker import leaves
+
+import gz.core.calls as calls
+import gz.core.enter as enter
+import gz.core.slots as slots
+import gz.core.stage2 as stage2
+from gz.abi.calls import Call, smc32, smc64
+from gz.abi.errors import Error
+from gz.abi.exits import ExitReason
+from gz.core.context import Context
+
+WORD = (1 << 64) - 1
+SPURIOUS = 1023
+
+
+class Host:
+    """CPU 0 with the host on it: makes calls as HVC or doorbell and comes back from guests by an interrupt."""
+
+    def __init__(self) -> None:
+        nothing = dict.fromkeys(("fp_save", "fp_load", "sve_save", "sve_load"), lambda *_: None)
+        self.machine = Machine(
+            calls.hypercall, enter.lower_irq, slots.relinquish, stage2.vttbr, stage2.vtcr, externs=nothing
+        )
+        self.jit = self.machine.jit
+        self.redistributor = self.jit.buffer(0x2_0000)
+
+    def reset(self, **options: int) -> None:
+        self.machine.reset(**options)
+        self.jit.sysregs.ICC_HPPIR1_EL1 = SPURIOUS
+        self.jit.sysregs.CNTFRQ_EL0 = 62_500_000
+        cpus = self.jit.storage("gz.core.cpu.CPUS")
+        self.cpu = cpus[0]
+        self.context = ctypes.addressof(ctypes.c_ubyte.from_buffer(memoryview(self.cpu._bytes)))
+        self.cpu.host.cpu = self.context
+        self.cpu.kick_ready = 1
+        self.cpu.redistributor = self.redistributor.address
+        self.x = (ctypes.c_uint64 * 31).from_address(self.context + Context.offset("x"))
+        self._hypercall = self.jit.raw("gz.core.calls.hypercall")
+        self._interrupt = self.jit.raw("gz.core.enter.lower_irq")
+
+    def call(self, *arguments: int, doorbell: bool = False) -> int:
+        """Status as a signed number; results are in `x`. A guest that runs is interrupted at once."""
+        for i in range(8):
+            self.x[i] = arguments[i] & WORD if i < len(arguments) else 0
+        elr = self.jit.sysregs.ELR_EL2
+        below = self._hypercall(self.context, int(doorbell))
+        if below != self.context:
+            assert self._interrupt(below) == self.context
+        assert self.jit.sysregs.ELR_EL2 in (elr, elr + 4)
+        return ctypes.c_int64(self.x[0]).value
+
+    def good(self, call: Call, *arguments: int) -> int:
+        """x1 of a call that has to succeed."""
+        assert self.call(smc64(call), *arguments) == 0
+        return self.x[1]
+
+    def vm(self, vmid: int):
+        return self.jit.storage("gz.core.vm.VMS")[vmid - 1]
+
+    def mapped(self, vmid: int) -> dict[int, int]:
+        s = self.vm(vmid).stage2
+        vtcr, vttbr = self.machine.fn(stage2.vtcr)(), self.machine.fn(stage2.vttbr)(s)
+        return {
+            (ipa + at) // PAGE: (pa + at) // PAGE
+            for ipa, pa, size, _ in leaves(self.machine.memory.read64, vtcr, vttbr)
+            for at in range(0, size, PAGE)
+        }
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Host:
+    return Host()
+
+
+@pytest.fixture
+def host(compiled: Host) -> Host:
+    compiled.reset()
+    return compiled
+
+
+RUN_PAGE, MAILBOX, BUFFER = LOW, LOW + 4 * PAGE, LOW + 6 * PAGE
+GUEST_RAM, GUEST_BASE = LOW + 16 * BLOCK, 0x8000_0000
+
+
+def declare(host: Host, vmid: int, slot: int, gpa: int, size: int, purpose: int = 1) -> int:
+    assert host.call(smc64(Call.MEMREGION_PURPOSE), vmid, gpa, size, purpose) == 0
+    memory = host.machine.memory
+    memory.fill(BUFFER, 2 * PAGE, 0xCC)  # the list of a declaration is whatever lay there
+    memory.write32(BUFFER, slot)
+    memory.write64(BUFFER + 8, size // PAGE)
+    memory.write64(BUFFER + 16, gpa)
+    return host.call(smc64(Call.SET_MEMREGION), vmid, 2 * PAGE, BUFFER)
+
+
+def populate(host: Host, vmid: int, slot: int, gpa: int, runs: list[tuple[int, int]], column=smc64) -> int:
+    memory = host.machine.memory
+    memory.write32(BUFFER, slot)
+    memory.write32(BUFFER + 4, len(runs))
+    memory.write64(BUFFER + 8, sum(count for _, count in runs))
+    memory.write64(BUFFER + 16, gpa)
+    for i, (address, count) in enumerate(runs):
+        memory.write64(BUFFER + 24 + 16 * i, address)
+        memory.write32(BUFFER + 32 + 16 * i, count)
+        memory.write32(BUFFER + 36 + 16 * i, 0xDEAD)
+    return host.call(column(Call.SET_MEMREGION), vmid, 2 * PAGE, BUFFER)
+
+
+def make_vm(host: Host, size: int = 4 * BLOCK) -> int:
+    """As driver version 13 begins: batches asked for, both kinds of demand paging, idle, one slot, two vCPUs."""
+    assert host.good(Call.ENABLE_CAP, 0, 0x9204) == 512
+    assert host.good(Call.ENABLE_CAP, 0, 0x9205) & (host.x[1] - 1) == 0
+    vmid = host.good(Call.CREATE_VM)
+    host.good(Call.ENABLE_CAP, vmid, 0x9202)
+    host.good(Call.ENABLE_CAP, vmid, 0x9201, 0x20_0000, MAILBOX)
+    host.good(Call.ENABLE_CAP, vmid, 0x9203)
+    assert declare(host, vmid, 0, GUEST_BASE, size) == 0
+    for vcpu in range(2):
+        host.good(Call.CREATE_VCPU, vmid << 16 | vcpu, RUN_PAGE + 2 * vcpu * PAGE)
+    return vmid
+
+
+def mail(host: Host, pfns: list[int]) -> None:
+    host.machine.memory.write_words(MAILBOX, pfns)
+
+
+def test_both_columns_and_the_doorbell(host: Host) -> None:
+    for column in (smc32, smc64):
+        assert host.call(column(Call.PROBE), 16) == 0
+        assert list(host.x[1:4]) == [16, 0, 0]
+    host.jit.sysregs.ELR_EL2 = 0x1000
+    assert host.call(smc64(Call.PROBE), doorbell=True) == 0
+    assert host.jit.sysregs.ELR_EL2 == 0x1004
+    host.call(smc64(Call.PROBE))
+    assert host.jit.sysregs.ELR_EL2 == 0x1004
+    one = host.good(Call.CREATE_VM)
+    assert host.call(smc32(Call.CREATE_VM)) == 0
+    assert (host.vm(one).smc64, host.vm(host.x[1]).smc64) == (1, 0)
+
+
+@pytest.mark.parametrize("function", [0, 0xBB00_1014, 0xFB00_0FFF, 0x8400_0000, 0xBB00_1000 | 1 << 29])
+def test_unknown_functions(host: Host, function: int) -> None:
+    assert host.call(function, 1, 2, 3) == -1
+    assert host.x[0] == WORD
+
+
+def test_reserved_numbers(host: Host) -> None:
+    vmid = make_vm(host)
+    for call in (Call.GET_REGS, Call.SET_REGS):
+        assert host.call(smc64(call), vmid << 16) == Error.NOT_IMPLEMENTED
+
+
+def test_demand_paging_by_blocks(host: Host) -> None:
+    vmid = make_vm(host)
+    frames = host.machine.free_frames
+    mail(host, [GUEST_RAM // PAGE + i for i in range(512)])
+    host.good(Call.MAP_GUEST_BLOCK, vmid, 0, GUEST_BASE // PAGE, 512)
+    assert host.mapped(vmid) == {GUEST_BASE // PAGE + i: GUEST_RAM // PAGE + i for i in range(512)}
+    assert frames - host.machine.free_frames == 1  # one block: no table of level 3
+    host.good(Call.MAP_GUEST_BLOCK, vmid, 0, GUEST_BASE // PAGE, 512)
+    # Scattered pages, two of them as they are already (another vCPU was faster).
+    pfns = [GUEST_RAM // PAGE + 512 + i * 7 % 512 for i in range(512)]
+    at = GUEST_BASE // PAGE + 512
+    host.good(Call.MAP_GUEST, vmid, 0, pfns[3], at + 3, 1)
+    mail(host, pfns)
+    host.good(Call.MAP_GUEST_BLOCK, vmid, 0, at, 512)
+    assert [host.mapped(vmid)[at + i] for i in range(512)] == pfns
+    host.good(Call.GET_STATISTICS, vmid)
+    assert host.x[2] == 1024 * PAGE
+    spent = host.vm(vmid).frame_count + host.vm(vmid).stage2.frames
+    assert host.x[1] == spent * PAGE
+
+
+def test_a_block_with_one_wrong_page_has_no_effect(host: Host) -> None:
+    vmid = make_vm(host)
+    other = host.good(Call.CREATE_VM)
+    assert declare(host, other, 0, 0, BLOCK) == 0
+    host.good(Call.MAP_GUEST, other, 0, GUEST_RAM // PAGE + 9, 0, 1)
+    frames, entries = host.machine.free_frames, bytes(host.machine.entries().cast("B"))
+    good = [GUEST_RAM // PAGE + i for i in range(512)]
+    for wrong in (
+        GUEST_RAM // PAGE + 9,  # another guest's
+        GUEST_RAM // PAGE,  # twice
+        CORE // PAGE,
+        (LOW + LOW_SIZE) // PAGE,  # a hole
+        0x0900_0000 // PAGE,  # a device
+        MAILBOX // PAGE,
+        1 << 36,
+        WORD,
+    ):
+        for place in (0, 77, 511):
+            pfns = list(good)
+            pfns[9] = GUEST_RAM // PAGE + 600
+            pfns[place] = wrong
+            if pfns.count(wrong) == 1 and wrong == GUEST_RAM // PAGE:
+                continue
+            mail(host, pfns)
+            assert host.call(smc64(Call.MAP_GUEST_BLOCK), vmid, 0, GUEST_BASE // PAGE, 512) == Error.INVALID_ARGS
+            assert host.mapped(vmid) == {}
+            assert host.machine.free_frames == frames
+            assert bytes(host.machine.entries().cast("B")) == entries
+
+
+def test_ballooned_hole_gets_a_new_page(host: Host) -> None:
+    vmid = make_vm(host)
+    pfns = [GUEST_RAM // PAGE + i for i in range(512)]
+    mail(host, pfns)
+    host.good(Call.MAP_GUEST_BLOCK, vmid, 0, GUEST_BASE // PAGE, 512)
+    host.machine.memory.fill(GUEST_RAM + 5 * PAGE, PAGE, 0x5A)
+    vcpu = host.vm(vmid).vcpus[0]
+    relinquish = host.machine.fn(slots.relinquish)
+    assert relinquish(_vcpu(vcpu), GUEST_BASE + 5 * PAGE) == 0
+    assert relinquish(_vcpu(vcpu), GUEST_BASE + 5 * PAGE) == Error.INVALID_ARGS
+    assert relinquish(_vcpu(vcpu), GUEST_BASE + 5 * PAGE + 8) == Error.INVALID_ARGS
+    assert relinquish(_vcpu(vcpu), 0) == Error.INVALID_ARGS
+    assert host.machine.memory.read(GUEST_RAM + 5 * PAGE, PAGE) == bytes(PAGE)
+    assert host.machine.entry(GUEST_RAM + 5 * PAGE) == 0
+    assert GUEST_BASE // PAGE + 5 not in host.mapped(vmid) and len(host.mapped(vmid)) == 511
+    pfns[5] = GUEST_RAM // PAGE + 3000
+    mail(host, pfns)
+    host.good(Call.MAP_GUEST_BLOCK, vmid, 0, GUEST_BASE // PAGE, 512)
+    assert host.mapped(vmid)[GUEST_BASE // PAGE + 5] == pfns[5]
+
+
+def _vcpu(address: object):
+    from gz.bits.annotation import type_of
+    from gz.core.vcpu import Vcpu
+    from gz.metal.values import view_at
+
+    return address if not isinstance(address, int) else view_at(type_of(Vcpu), address)
+
+
+def test_all_pages_come_back(host: Host) -> None:
+    frames = host.machine.free_frames
+    vmid = make_vm(host)
+    runs = [(GUEST_RAM + 2 * i * PAGE, 1) for i in range(400)] + [(GUEST_RAM + 4 * BLOCK, 512)]
+    assert populate(host, vmid, 0, GUEST_BASE, runs) == 0
+    assert host.call(smc64(Call.DESTROY_VM), vmid, 128) == Error.BUSY
+    assert host.call(smc64(Call.MAP_GUEST), vmid, 0, GUEST_RAM // PAGE, GUEST_BASE // PAGE, 1) == Error.INVALID_ARGS
+    rounds = 1
+    while host.call(smc64(Call.DESTROY_VM), vmid, 128) == Error.BUSY:
+        rounds += 1
+    assert 3 <= rounds <= 8
+    assert host.machine.free_frames == frames
+    assert not any(host.machine.entries()[: (CORE - LOW) // PAGE])
+    assert host.call(smc64(Call.DESTROY_VM), vmid, 128) == Error.INVALID_ARGS
+    assert host.good(Call.CREATE_VM) == vmid
+
+
+def test_translations_are_forgotten_before_pages_return(host: Host) -> None:
+    vmid = make_vm(host)
+    assert populate(host, vmid, 0, GUEST_BASE, [(GUEST_RAM, 3)]) == 0
+    host.jit.clear_events()
+    lent: list[int] = []
+    host.jit.on_write("VTTBR_EL2", lambda value: lent.append(host.machine.entry(GUEST_RAM)))
+    host.good(Call.DESTROY_VM, vmid, 0)
+    assert "tlbi vmalls12e1is" in [event.name for event in host.jit.events]
+    assert lent[0] == 1 | vmid << 8 and host.machine.entry(GUEST_RAM) == 0
+
+
+def test_run_of_what_does_not_exist(host: Host) -> None:
+    vmid = make_vm(host)
+    for tuple_ in (vmid << 16 | 2, vmid << 16 | 8, vmid << 16 | 0xFFFF, (vmid + 1) << 16, 0, WORD, vmid):
+        for doorbell in (False, True):
+            assert host.call(smc64(Call.RUN), tuple_, doorbell=doorbell) == Error.INVALID_ARGS
+            assert host.x[1] == ExitReason.FAIL_ENTRY
+
+
+def test_run_of_a_parked_vcpu(host: Host) -> None:
+    vmid = make_vm(host)
+    memory = host.machine.memory
+    assert host.call(smc64(Call.RUN), vmid << 16 | 1) == 0
+    assert host.x[1] == ExitReason.IDLE == memory.read32(RUN_PAGE + 2 * PAGE)
+    delay, migrate = memory.read64(RUN_PAGE + 3 * PAGE + 144), memory.read32(RUN_PAGE + 3 * PAGE + 152)
+    assert 0 < delay < 30 * 62_500_000 and migrate == 1
+    assert host.call(smc32(Call.CREATE_VM)) == 0
+    old = host.x[1]
+    host.good(Call.CREATE_VCPU, old << 16 | 3, LOW + 40 * PAGE)
+    assert host.call(smc32(Call.RUN), old << 16 | 3) == 0
+    assert host.x[1] == ExitReason.GZ
+    assert memory.read(LOW + 41 * PAGE, PAGE) == bytes(PAGE)  # drivers by SMC32 have other fields there
+
+
+def test_a_vcpu_that_runs_is_left_alone(host: Host) -> None:
+    vmid = make_vm(host)
+    host.x[0], host.x[1] = smc64(Call.RUN), vmid << 16
+    below = host._hypercall(host.context, 0)
+    assert below != host.context
+    other = host.jit.storage("gz.core.cpu.CPUS")[1]
+    address = ctypes.addressof(ctypes.c_ubyte.from_buffer(memoryview(other._bytes)))
+    other.host.cpu, other.index, other.kick_ready = address, 1, 1
+    other.mpidr = 1
+    first, host.context = host.context, address
+    host.x = (ctypes.c_uint64 * 31).from_address(address)
+    assert host.call(smc64(Call.RUN), vmid << 16) == 0
+    assert host.x[1] == ExitReason.FAIL_ENTRY
+    assert host.call(smc64(Call.DESTROY_VCPU), vmid << 16) == Error.BUSY
+    assert host.call(smc64(Call.DESTROY_VCPU), vmid << 16 | 1) == Error.BUSY
+    assert host.call(smc64(Call.DESTROY_VM), vmid, 128) == Error.BUSY
+    assert host.call(smc64(Call.DESTROY_VM), vmid, 0) == Error.INVALID_ARGS  # BUSY is for batches alone
+    assert host.call(smc64(Call.SET_ONE_REG), vmid << 16, 0x6030_0000_0010_0000, 5) == Error.BUSY
+    assert host._interrupt(below) == first
+    assert host.call(smc64(Call.DESTROY_VM), vmid, 0) == 0
+
+
+def test_protection_is_not_pretended(host: Host) -> None:
+    vmid = make_vm(host)
+    assert host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 1) == 0
+    for sub in (0, 2, 3):
+        assert host.call(smc64(Call.ENABLE_CAP), vmid, 0xFFBADAB1, sub) == Error.NOT_SUPPORTED
+    assert host.call(smc64(Call.ENABLE_CAP), 0, 0x9203) == Error.INVALID_ARGS
+
+
+def test_populate_for_drivers_that_never_announce(host: Host) -> None:
+    assert host.call(smc32(Call.CREATE_VM)) == 0
+    vmid = host.x[1]
+    assert populate(host, vmid, 1, GUEST_BASE, [(GUEST_RAM, 5)], smc32) == 0
+    assert populate(host, vmid, 1, GUEST_BASE + 5 * PAGE, [(GUEST_RAM + BLOCK, 2)], smc32) == 0
+    assert populate(host, vmid, 1, GUEST_BASE + 8 * PAGE, [(GUEST_RAM + 2 * BLOCK, 2)], smc32) == Error.INVALID_ARGS
+    assert len(host.mapped(vmid)) == 7
+    slot = host.vm(vmid).slots[1]
+    assert (slot.base, slot.page_count, slot.mapped) == (GUEST_BASE, 7, 7)
+
+
+def test_slots_never_overlap_nor_wrap(host: Host) -> None:
+    vmid = make_vm(host)
+    assert declare(host, vmid, 1, GUEST_BASE + BLOCK, BLOCK) == Error.INVALID_ARGS
+    assert declare(host, vmid, 1, GUEST_BASE - BLOCK, 2 * BLOCK) == Error.INVALID_ARGS
+    assert declare(host, vmid, 10, 0, BLOCK) == Error.INVALID_ARGS
+    assert declare(host, vmid, 1, GUEST_BASE - BLOCK, BLOCK) == 0
+    assert declare(host, vmid, 1, GUEST_BASE - BLOCK, BLOCK) == 0  # the same again
+    assert declare(host, vmid, 1, 0, BLOCK) == 0  # moved: nothing was in it
+    host.good(Call.MAP_GUEST, vmid, 1, GUEST_RAM // PAGE, 0, 1)
+    assert declare(host, vmid, 1, BLOCK, BLOCK) == Error.INVALID_ARGS
+    for gpa, size in ((1 << 40, PAGE), ((1 << 40) - PAGE, 2 * PAGE), (WORD - 4095, 2 * PAGE), (0, 0), (1, PAGE)):
+        assert host.call(smc64(Call.MEMREGION_PURPOSE), vmid, gpa, size, 1) == Error.INVALID_ARGS
+
+
+def test_buffers_that_are_not_the_hosts(host: Host) -> None:
+    vmid = make_vm(host)
+    lent = GUEST_RAM + 100 * PAGE
+    host.good(Call.MAP_GUEST, vmid, 0, lent // PAGE, GUEST_BASE // PAGE, 1)
+    for bad in (CORE, LOW - PAGE, 0, 0x0900_0000, LOW + LOW_SIZE, LOW + 8, WORD - 4095, lent, LOW + LOW_SIZE - PAGE):
+        assert host.call(smc64(Call.SET_MEMREGION), vmid, 2 * PAGE, bad) == Error.INVALID_ARGS
+        assert host.call(smc64(Call.CREATE_VCPU), vmid << 16 | 5, bad) == Error.INVALID_ARGS
+        assert host.call(smc64(Call.ENABLE_CAP), vmid, 0x9201, 0x20_0000, bad) == Error.INVALID_ARGS
+        if bad != LOW + 8:
+            assert host.call(smc64(Call.CREATE_DEVICE), vmid, bad) == Error.INVALID_ARGS
+    assert host.call(smc64(Call.CREATE_DEVICE), vmid, LOW + PAGE - 40) == Error.INVALID_ARGS
+    assert host.call(smc64(Call.MAP_GUEST), vmid, 0, MAILBOX // PAGE, GUEST_BASE // PAGE + 1, 1) == Error.INVALID_ARGS
+
+
+# Random hosts.
+
+
+class RandomHost:
+    """Arguments that are often right, so that the calls get somewhere."""
+
+    def __init__(self, host: Host, seed: int) -> None:
+        self.host, self.chance = host, random.Random(seed)
+        memory = host.machine.memory
+        self.oracle = Oracle(memory.read32, memory.read64, self.is_ram)
+
+    @staticmethod
+    def is_ram(pfn: int) -> bool:
+        pa = pfn * PAGE
+        return LOW <= pa < CORE or HIGH <= pa < HIGH + HIGH_SIZE
+
+    def page(self) -> int:
+        """A physical address: kernel buffers, guest memory, and now and then nonsense."""
+        r = self.chance.random()
+        if r < 0.5:
+            return LOW + self.chance.randrange(24) * PAGE
+        if r < 0.8:
+            return GUEST_RAM + self.chance.randrange(3) * BLOCK + self.chance.randrange(6) * PAGE
+        if r < 0.9:
+            return GUEST_RAM + self.chance.randrange(3) * BLOCK
+        return self.chance.choice(
+            (0, CORE, CORE - PAGE, LOW + LOW_SIZE, HIGH, HIGH + HIGH_SIZE - PAGE, LOW + 1, 1 << 48, WORD - 4095, WORD)
+        )
+
+    def gpa(self) -> int:
+        r = self.chance.random()
+        if r < 0.9:
+            return self.chance.choice((0, GUEST_BASE)) + self.chance.randrange(4) * self.chance.choice((PAGE, BLOCK))
+        return self.chance.choice(((1 << 40) - PAGE, 1 << 40, 1, WORD - 4095, self.chance.getrandbits(64)))
+
+    def size(self) -> int:
+        return self.chance.choice((PAGE, 4 * PAGE, BLOCK, BLOCK, 2 * BLOCK, 4 * BLOCK, 0, 5, 1 << 40, WORD))
+
+    def vmid(self) -> int:
+        return self.chance.choice((1, 1, 1, 2, 2, 3, 4, 0, 65, 0xFFFF, self.chance.getrandbits(64)))
+
+    def vcpu(self) -> int:
+        return self.vmid() << 16 & WORD | self.chance.choice((0, 0, 1, 2, 7, 8, 0xFFFF))
+
+    def write_buffer(self, pa: int) -> None:
+        """A SET_MEMREGION buffer, if that is memory we may write to."""
+        if not self.is_ram(pa // PAGE) or not self.is_ram(pa // PAGE + 1) or pa % 8:
+            return
+        memory, chance = self.host.machine.memory, self.chance
+        runs = [
+            (self.page(), chance.choice((1, 1, 2, 3, 512, 0, 1 << 31) if chance.random() < 0.3 else (1, 2, 3)))
+            for _ in range(chance.choice((1, 1, 2, 4)))
+        ]
+        total = sum(count for _, count in runs)
+        memory.write32(pa, chance.choice((0, 0, 1, 2, 9, 10, 1 << 31)))
+        memory.write32(pa + 4, chance.choice((len(runs), len(runs), len(runs), 0, 511, 0xFFFF_FFFF)))
+        memory.write64(pa + 8, chance.choice((total, total, 512, 1024, self.size() // PAGE, 0, 1 << 52)))
+        memory.write64(pa + 16, self.gpa())
+        for i, (address, count) in enumerate(runs):
+            memory.write64(pa + 24 + 16 * i, address)
+            memory.write32(pa + 32 + 16 * i, count)
+
+    def write_mailbox(self) -> None:
+        chance, memory = self.chance, self.host.machine.memory
+        first = GUEST_RAM // PAGE + chance.randrange(3) * 512
+        pfns = [first + i for i in range(512)]
+        for _ in range(chance.choice((0, 0, 1, 3))):
+            pfns[chance.randrange(chance.choice((4, 512)))] = self.page() // PAGE
+        for vm in self.oracle.vms.values():
+            if vm.mailbox is not None and chance.random() < 0.7:
+                memory.write_words(vm.mailbox * PAGE, pfns)
+
+    def arguments(self, call: Call) -> list[int]:
+        chance = self.chance
+        vm, vcpu = self.vmid(), self.vcpu()
+        match call:
+            case Call.CREATE_VM:
+                return [chance.choice((0, 0, 0, 0, 1))]
+            case Call.DESTROY_VM:
+                return [vm, chance.choice((0, 1, 128, 512, 1 << 40))]
+            case Call.CREATE_VCPU:
+                return [vcpu, self.page()]
+            case Call.SET_MEMREGION:
+                buffer = self.page()
+                self.write_buffer(buffer)
+                return [vm, chance.choice((8192, 8192, 8192, 8192, 4096, 0)), buffer]
+            case Call.MEMREGION_PURPOSE:
+                return [vm, self.gpa(), self.size(), chance.choice((0, 1, 1, 2, 3, 4, 8))]
+            case Call.SET_ONE_REG | Call.GET_ONE_REG:
+                register = 0x6030_0000_0010_0000 + chance.choice((0, 2, 4, 60, 60, 1, 0x3000_0000))
+                return [vcpu, register, chance.getrandbits(64)]
+            case Call.ENABLE_CAP:
+                cap = chance.choice((0x9201, 0x9201, 0x9202, 0x9203, 0x9204, 0x9205, 0xFFBADAB1, 0xA5, 0))
+                return [vm, cap, chance.choice((0x20_0000, 0x20_0000, 0, 1, 2)), self.page()]
+            case Call.MAP_GUEST:
+                pfn, gfn = self.page() // PAGE, self.gpa() // PAGE
+                return [vm, chance.choice((0, 0, 1, 10)), pfn, gfn, chance.choice((1, 1, 1, 2, 5, 0, 513, WORD))]
+            case Call.MAP_GUEST_BLOCK:
+                self.write_mailbox()
+                return [vm, chance.choice((0, 0, 1, 10)), self.gpa() // PAGE, chance.choice((512, 512, 1, 4, 0, 513))]
+            case Call.INFORM_EXIT | Call.GET_STATISTICS | Call.SET_DTB_CONFIG:
+                return [vm, self.gpa(), self.size()]
+            case _:
+                return [vcpu, chance.getrandbits(64), chance.getrandbits(1)]
+
+    def step(self, call: Call) -> int:
+        x = [self.chance.choice((smc32, smc64))(call), *self.arguments(call)]
+        x += [0] * (8 - len(x))
+        if call == Call.DESTROY_VM and x[2] != 0:
+            return self.destroy_partly(x)
+        status, results = self.oracle.call(x)
+        assert self.host.call(*x) == status, f"{call.name} {[hex(word) for word in x]}"
+        for i, result in enumerate(results):
+            assert result is None or self.host.x[1 + i] == result, call.name
+        return status
+
+    def destroy_partly(self, x: list[int]) -> int:
+        """Which pages go in a batch is the core's choice: at least some, hardly more than asked for."""
+        vm = self.oracle.vms.get(x[1])
+        status = self.host.call(*x)
+        if vm is None:
+            assert status == Error.INVALID_ARGS
+            return status
+        self.oracle.destroy_vm(vm, x[1], x[2])
+        entries = self.host.machine.entry
+        gone = [gfn for gfn, pfn in vm.mapped.items() if entry_of(entries(pfn * PAGE)) != ("lent", x[1])]
+        left = len(vm.mapped) - len(gone)
+        assert (status == OK) == (left == 0) or (status == BUSY and left == 0 and len(gone) >= x[2])
+        assert min(len(vm.mapped), x[2]) <= len(gone) <= x[2] + 511
+        for gfn in gone:
+            assert self.oracle.pages.pop(vm.mapped.pop(gfn)) == ("lent", x[1])
+        if status == OK:
+            self.oracle.gone(x[1])
+        return status
+
+    def compare(self) -> None:
+        real = self.host.machine.entries()
+        pages = {}
+        for index in range(len(real)):
+            if real[index] and real[index] != 3:
+                low = LOW_SIZE // PAGE
+                pfn = LOW // PAGE + index if index < low else HIGH // PAGE + index - low
+                pages[pfn] = entry_of(real[index])
+        assert pages == self.oracle.pages
+        for vmid, vm in self.oracle.vms.items():
+            assert self.host.mapped(vmid) == vm.mapped
+
+
+def entry_of(raw: int) -> tuple[str, int] | None:
+    return {1: ("lent", raw >> 8), 2: ("shared", raw >> 4 & 15)}.get(raw & 15)
+
+
+MODELLED = [call for call in Call if call not in (Call.RUN, Call.IRQ_LINE, Call.CREATE_DEVICE)]
+WEIGHTS = [2 if call in (Call.DESTROY_VM, Call.CREATE_VM, Call.GET_REGS, Call.SET_REGS) else 10 for call in MODELLED]
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_random_calls_agree_with_the_oracle(host: Host, seed: int) -> None:
+    random_host = RandomHost(host, seed)
+    good: Counter[Call] = Counter()
+    for step in range(30_000):
+        call = random_host.chance.choices(MODELLED, WEIGHTS)[0]
+        good[call] += random_host.step(call) == OK
+        if step % 500 == 0:
+            random_host.compare()
+    random_host.compare()
+    never = [call.name for call in MODELLED if not good[call] and call not in (Call.GET_REGS, Call.SET_REGS)]
+    assert not never, f"these never succeeded: {never}"
+    finish(host)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_wild_calls_leave_the_core_whole(host: Host, seed: int) -> None:
+    """All calls with RUN, and words of any kind; in the end everything goes back."""
+    random_host = RandomHost(host, 100 + seed)
+    chance = random_host.chance
+    for _ in range(60_000):
+        if chance.random() < 0.3:
+            words = [
+                chance.choice((chance.getrandbits(64), chance.getrandbits(8), random_host.page())) for _ in range(7)
+            ]
+            x = [chance.choice((smc64(chance.choice(list(Call))), chance.getrandbits(64))), *words]
+        else:
+            call = chance.choice(list(Call))
+            x = [chance.choice((smc32, smc64))(call), *random_host.arguments(call)]
+        host.call(*x, doorbell=chance.random() < 0.5)
+        if x[0] & ~(1 << 30) == smc32(Call.RUN):
+            assert host.x[1] in (FAIL_ENTRY, GZ, IDLE, ExitReason.IRQ) or host.x[0] == 0
+    finish(host)
+
+
+def finish(host: Host) -> None:
+    """Nothing is left once all VMs are gone."""
+    for vmid in range(1, 65):
+        while host.call(smc64(Call.DESTROY_VM), vmid, 512) == Error.BUSY:
+            pass
+    assert not any(host.machine.entries()[: (CORE - LOW) // PAGE])
+    assert host.machine.free_frames == host.machine.storage("gz.core.frames.pool").count
+    assert not any(vm.users for vm in host.jit.storage("gz.core.vm.VMS"))
