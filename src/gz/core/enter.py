@@ -18,7 +18,7 @@ from gz.core.context import Context
 from gz.core.outcome import Outcome
 from gz.core.traps import TRAPS
 from gz.core.vcpu import Vcpu
-from gz.metal import export, inline, store_release
+from gz.metal import cold, export, inline, store_release
 
 _INSTRUCTION = 4  # bytes
 
@@ -52,6 +52,8 @@ def lower_irq(context: Context) -> Context:
     if intid == MAINTENANCE_INTERRUPT:
         vgic.maintenance(vcpu)
         return resume(vcpu)
+    if intid == TimerInterrupt.EL2_PHYSICAL and not timer.hypervisor_interrupt(vcpu):
+        return resume(vcpu)
     return interrupted(vcpu)
 
 
@@ -64,7 +66,6 @@ def lower_fiq(context: Context) -> Context:
     intid = sysreg.ICC_IAR0_EL1
     if intid == kick.SGI:
         sysreg.ICC_EOIR0_EL1 = intid
-        sysreg.ICC_DIR_EL1 = intid  # EOImode = 1 while a guest runs
     return resume(vcpu)
 
 
@@ -82,7 +83,17 @@ def lower_serror(context: Context) -> Context:
 def resume(vcpu: Vcpu) -> Context:
     if vcpu.gic.dirty != 0:
         vgic.flush(vcpu)
+        if vcpu.gic.announce != 0:
+            return announce(vcpu)
     return vcpu.context
+
+
+@cold
+def announce(vcpu: Vcpu) -> Context:
+    """The guest gave a vCPU that sleeps in the host something to do (gzvm ABI 2.7)."""
+    vcpu.gic.announce = 0
+    vcpu.exit = ExitReason.IPI
+    return leave(vcpu)
 
 
 def leave(vcpu: Vcpu) -> Context:

@@ -100,6 +100,7 @@ def power_up(vcpu: Vcpu) -> bool:
         return False
     reset(vcpu, vcpu.entry, vcpu.entry_context)
     timer.reset(vcpu)
+    vgic.reset_interface(vcpu)
     store_release(vcpu.power, Power.ON)
     return True
 

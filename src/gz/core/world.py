@@ -18,7 +18,7 @@ from gz.metal import cold, inline, unroll
 
 #: HCR_EL2 of a guest: stage 2 on, interrupts to EL2, identification and implementation registers trapped.
 GUEST_HCR = HCR_EL2(
-    VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, FB=1, BSU=1, TWI=1, TID3=1, TSC=1, TIDCP=1, TACR=1, TSW=1, RW=1
+    VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, FB=1, BSU=1, TWI=1, TID3=1, TSC=1, TIDCP=1, TACR=1, TSW=1, RW=1, TLOR=1, TERR=1
 )
 #: FP/SIMD trapped until first use; SVE, SME, trace and activity monitors never offered.
 GUEST_CPTR = CPTR_EL2(CPTR_EL2_RES1, TFP=1, TZ=1, TSM=1, TTA=1, TAM=1)
@@ -66,6 +66,7 @@ def enter(cpu: Cpu, vcpu: Vcpu) -> None:
     _save(cpu.host)
     timer.load(vcpu)
     list_registers.load(vcpu)
+    sysreg.ICC_IGRPEN0_EL1 = 1  # kicks arrive
     _load(context)
     cpu.running = vcpu
 
@@ -77,6 +78,7 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     if context.fp_live != 0:
         _unload_fp(cpu, context)
     _save(context)
+    sysreg.ICC_IGRPEN0_EL1 = 0
     list_registers.save(vcpu)
     timer.save(vcpu)
     _load(cpu.host)
