@@ -14,24 +14,15 @@ import mmap
 import os
 import signal
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 
 import llvmlite.binding as llvm
 
-from gz.bits.types import (
-    BoolType,
-    EnumType,
-    IntType,
-    NeverType,
-    NoneType,
-    PointerType,
-    RegisterType,
-    TupleType,
-    Type,
-)
+from gz.bits.types import Type
 from gz.metal.buffer import map_at
+from gz.metal.emit.text import value_type
 
 
 class Status(IntEnum):
@@ -103,19 +94,7 @@ class Signature:
     @classmethod
     def declared(cls, parameters: Iterable[Type], result: Type) -> Signature:
         """How the compiler passes the types of the language."""
-        return cls(_llvm_type(result), tuple(_llvm_type(type) for type in parameters))
-
-
-def _llvm_type(type: Type) -> str:
-    if isinstance(type, EnumType | RegisterType):
-        type = type.base
-    if isinstance(type, IntType):
-        return f"i{type.bits}"
-    if isinstance(type, TupleType):
-        return f"{{ {', '.join(map(_llvm_type, type.elements))} }}"
-    if isinstance(type, NoneType | NeverType):
-        return "void"
-    return "i1" if isinstance(type, BoolType) else "ptr" if isinstance(type, PointerType) else "i64"
+        return cls(value_type(result), tuple(map(value_type, parameters)))
 
 
 #: Signatures of the slots in gz.metal.target whose callbacks are Python's.
@@ -169,17 +148,11 @@ define void @gz_jit_sink.panic() noinline {{
 """
 
 
-def _declare(name: str, signature: Signature) -> str:
-    return f'declare {signature.result} @"{name}"({", ".join(signature.parameters)})\n'
-
-
 def _narrow(name: str, type: str, value: str) -> str:
     """An instruction that makes `name` of an LLVM type from an i64."""
     if type == "ptr":
         return f"  {name} = inttoptr i64 {value} to ptr\n"
-    return (
-        f"  {name} = add i64 {value}, 0\n" if type == "i64" else f"  {name} = trunc i64 {value} to {type}\n"
-    )
+    return f"  {name} = add i64 {value}, 0\n" if type == "i64" else f"  {name} = trunc i64 {value} to {type}\n"
 
 
 def _widen(name: str, type: str, value: str) -> str:
@@ -188,17 +161,60 @@ def _widen(name: str, type: str, value: str) -> str:
     return f"  {name} = add i64 {value}, 0\n" if type == "i64" else f"  {name} = zext {type} {value} to i64\n"
 
 
-def struct_members(type: str) -> list[str]:
-    """`{ i64, i1 }` → ["i64", "i1"]: the tuples that functions return."""
-    return [member.strip() for member in type.strip("{} ").split(",")]
+def _members(type: str) -> list[str]:
+    """`{ i64, i1 }`, a tuple or an array's address and length → ["i64", "i1"]; a scalar is its own member."""
+    return [member.strip() for member in type.strip("{} ").split(",")] if type != "void" else []
+
+
+def _pack(name: str, type: str, words: Sequence[str]) -> str:
+    """Make `name` of an LLVM type from i64 operands, one for each member."""
+    if not type.startswith("{"):
+        return _narrow(name, type, words[0])
+    text, whole = "", "poison"
+    for i, (member, operand) in enumerate(zip(_members(type), words, strict=True)):
+        last = i == len(words) - 1
+        text += _narrow(f"{name}.m{i}", member, operand)
+        text += f"  {name}{'' if last else f'.s{i}'} = insertvalue {type} {whole}, {member} {name}.m{i}, {i}\n"
+        whole = f"{name}.s{i}"
+    return text
+
+
+def _unpack(name: str, type: str) -> tuple[str, list[str]]:
+    """Instructions that take `name` apart into i64 operands, and these."""
+    members = _members(type)
+    operands = [f"{name}.w{i}" for i in range(len(members))]
+    if not type.startswith("{"):
+        return "".join(_widen(operand, type, name) for operand in operands), operands
+    text = ""
+    for i, (member, operand) in enumerate(zip(members, operands, strict=True)):
+        text += f"  {name}.e{i} = extractvalue {type} {name}, {i}\n" + _widen(operand, member, f"{name}.e{i}")
+    return text, operands
+
+
+def word_count(type: str) -> int:
+    """How many words a value of an LLVM type is."""
+    return len(_members(type))
 
 
 def way_in(name: str, signature: Signature) -> str:
-    """`i64 gz_jit_enter.<name>(i64 …)`. The result is 0 for none; a tuple's members are in Word.RESULT."""
-    count = len(signature.parameters)
-    text = [_declare(name, signature)]
-    text.append(f'define i64 @"gz_jit_enter.{name}"({", ".join(f"i64 %a{i}" for i in range(count))}) {{\n')
-    text.append(f"""\
+    """`i64 gz_jit_enter.<name>(i64 …)`, a word for each member of each argument. The result is 0 for none; a
+    tuple's members are in Word.RESULT."""
+    words, packing, arguments = [], "", []
+    for i, type in enumerate(signature.parameters):
+        own = [f"%a{i}.{j}" for j in range(word_count(type))]
+        words += own
+        packing += _pack(f"%b{i}", type, own)
+        arguments.append(f"{type} %b{i}")
+    call = f'call {signature.result} @"{name}"({", ".join(arguments)})\n'
+    unpacking, results = _unpack("%r", signature.result)
+    result = results[0] if len(results) == 1 else "0"
+    stores = "".join(
+        f"  store i64 {operand}, ptr {word(Word.RESULT, i)}, align 8\n"
+        for i, operand in enumerate(results if signature.result.startswith("{") else ())
+    )
+    return f"""
+declare {signature.result} @"{name}"({", ".join(signature.parameters)})
+define i64 @"gz_jit_enter.{name}"({", ".join(f"i64 {operand}" for operand in words)}) {{
   %buffer = alloca [64 x i64], align 16
   %outer = load volatile i64, ptr {word(Word.FRAME)}, align 8
   %code = call i32 @_setjmp(ptr %buffer) returns_twice
@@ -210,67 +226,49 @@ go:
   %calls.next = add i64 %calls, 1
   store volatile i64 %calls.next, ptr {word(Word.CALLS)}, align 8
   store volatile i64 %frame, ptr {word(Word.FRAME)}, align 8
-""")
-    text.extend(_narrow(f"%b{i}", type, f"%a{i}") for i, type in enumerate(signature.parameters))
-    arguments = ", ".join(f"{type} %b{i}" for i, type in enumerate(signature.parameters))
-    call = f'call {signature.result} @"{name}"({arguments})\n'
-    leave = f"  store volatile i64 %outer, ptr {word(Word.FRAME)}, align 8\n"
-    if signature.result == "void":
-        text.append(f"  {call}{leave}  ret i64 0\n")
-    elif signature.result.startswith("{"):
-        text.append(f"  %r = {call}{leave}")
-        for i, member in enumerate(struct_members(signature.result)):
-            text.append(f"  %m{i} = extractvalue {signature.result} %r, {i}\n")
-            text.append(_widen(f"%w{i}", member, f"%m{i}"))
-            text.append(f"  store i64 %w{i}, ptr {word(Word.RESULT, i)}, align 8\n")
-        text.append("  ret i64 0\n")
-    else:
-        text.append(f"  %r = {call}{leave}" + _widen("%w", signature.result, "%r") + "  ret i64 %w\n")
-    text.append(f"""\
+{packing}  {"%r = " if results else ""}{call}\
+  store volatile i64 %outer, ptr {word(Word.FRAME)}, align 8
+{unpacking}{stores}  ret i64 {result}
 caught:
   store volatile i64 %outer, ptr {word(Word.FRAME)}, align 8
   %status = zext i32 %code to i64
   store volatile i64 %status, ptr {word(Word.STATUS)}, align 8
   ret i64 0
 }}
-""")
-    return "".join(text)
+"""
 
 
 def way_out(name: str, signature: Signature) -> str:
-    """`gz_jit_leave.<name>` calls the Python callback in the global `gz_jit_python.<name>`: i64 in, i64 out.
+    """`gz_jit_leave.<name>` calls the Python callback in the global `gz_jit_python.<name>`: words in, a word out.
     The members of a tuple are taken from Word.RESULT."""
-    count = len(signature.parameters)
-    names = ", ".join(f"{type} %a{i}" for i, type in enumerate(signature.parameters))
-    widened = "".join(_widen(f"%w{i}", type, f"%a{i}") for i, type in enumerate(signature.parameters))
-    words = ", ".join(f"i64 %w{i}" for i in range(count))
-    result = signature.result
-    if result == "void":
-        back = "  ret void\n"
-    elif result.startswith("{"):
-        back, whole = "", "poison"
-        for i, member in enumerate(struct_members(result)):
-            back += f"  %v{i} = load i64, ptr {word(Word.RESULT, i)}, align 8\n" + _narrow(
-                f"%n{i}", member, f"%v{i}"
-            )
-            back += f"  %s{i} = insertvalue {result} {whole}, {member} %n{i}, {i}\n"
-            whole = f"%s{i}"
-        back += f"  ret {result} {whole}\n"
-    else:
-        back = _narrow("%n", result, "%r") + f"  ret {result} %n\n"
+    unpacking, words = "", []
+    for i, type in enumerate(signature.parameters):
+        text, operands = _unpack(f"%a{i}", type)
+        unpacking += text
+        words += operands
+    count = word_count(signature.result)
+    whole = signature.result.startswith("{")
+    results = [f"%v{i}" for i in range(count)] if whole else ["%r"]
+    loads = "".join(
+        f"  {operand} = load i64, ptr {word(Word.RESULT, i)}, align 8\n"
+        for i, operand in enumerate(results if whole else ())
+    )
+    packing = _pack("%n", signature.result, results) if count else ""
     return f"""
 @"gz_jit_python.{name}" = global ptr null, align 8
-define {result} @"gz_jit_leave.{name}"({names}) noinline {{
+define {signature.result} @"gz_jit_leave.{name}"(\
+{", ".join(f"{type} %a{i}" for i, type in enumerate(signature.parameters))}) noinline {{
   %python = load ptr, ptr @"gz_jit_python.{name}", align 8
   %outer = load volatile i64, ptr {word(Word.FRAME)}, align 8
   store volatile i64 0, ptr {word(Word.FRAME)}, align 8
-{widened}  %r = call i64 %python({words})
+{unpacking}  %r = call i64 %python({", ".join(f"i64 {operand}" for operand in words)})
   store volatile i64 %outer, ptr {word(Word.FRAME)}, align 8
   %raised = load volatile i64, ptr {word(Word.PENDING)}, align 8
   %well = icmp eq i64 %raised, 0
   br i1 %well, label %back, label %raise
 back:
-{back}raise:
+{loads}{packing}  ret {f"{signature.result} %n" if count else "void"}
+raise:
 {jump(Status.PYTHON)}}}
 """
 

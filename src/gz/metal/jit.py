@@ -18,9 +18,10 @@ from gz.bits.storage import Storage
 from gz.bits.types import TupleType, Type, size_of
 from gz.metal import fake_cpu
 from gz.metal.buffer import Buffer
+from gz.metal.emit.text import value_type
 from gz.metal.fake_cpu import Kind, Signature, Status, Word
 from gz.metal.layout import PAGE, STACK_COUNT, STACK_STRIDE
-from gz.metal.values import from_word, members, to_words, view_at, word_count
+from gz.metal.values import from_word, members, to_words, view_at
 
 EVENT_COUNT = 16384
 REGISTER_COUNT = 32768
@@ -176,7 +177,7 @@ class Jit:
             self._way_out(f"gz_jit_{slot}", f"gz_jit_{slot}", function)
 
     def _way_out(self, name: str, slot: str, function: Callable[..., int | None]) -> None:
-        count = len(self._outward[name].parameters)
+        count = sum(map(fake_cpu.word_count, self._outward[name].parameters))
         callback = ctypes.PYFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * count)(self._guarded(function))
         self._callbacks[name] = callback
         self._pointer(f"gz_jit_python.{name}").value = ctypes.cast(callback, ctypes.c_void_p).value
@@ -219,7 +220,7 @@ class Jit:
         if not address:
             raise LookupError(f"{name} is no root of the program")
         parameters, _ = _types(self._roots[name])
-        count = sum(map(word_count, parameters))
+        count = sum(map(fake_cpu.word_count, map(value_type, parameters)))
         enter = ctypes.PYFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * count)(address)
         words, status, check = self._words, int(Word.STATUS), self._check
 

@@ -50,11 +50,6 @@ def view_at(type: Type, address: int) -> Any:
     return load(memory, 0, type)
 
 
-def word_count(type: Type) -> int:
-    """How many machine parameters one parameter of the type is."""
-    return 2 if isinstance(type, ArrayType) else 1
-
-
 def _integer(type: IntType) -> Callable[[Any], int]:
     low, high = type.minimum, type.maximum
 
