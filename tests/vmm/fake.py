@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """A hypervisor without hardware: its guests are Python generators that yield what they do.
 
-    def guest(vm):
-        flags = yield Load(0x0900_0018, 4)
-        yield Store(0x0900_0000, 4, ord("!"))
-        yield PowerOff()
+def guest(vm):
+    flags = yield Load(0x0900_0018, 4)
+    yield Store(0x0900_0000, 4, ord("!"))
+    yield PowerOff()
 """
 
 from __future__ import annotations

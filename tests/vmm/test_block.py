@@ -9,12 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from gz.vmm.virtio.block import F_RO, SECTOR, Answer, Block, Disk, DiskError, Request
-from gz.vmm.virtio.mmio import CONFIG, Reg
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
 from ring import BASE, SIZE, Driver, Ring, make_memory, settles, wait_used
+
+from gz.vmm.virtio.block import F_RO, SECTOR, Answer, Block, Disk, DiskError, Request
+from gz.vmm.virtio.mmio import CONFIG, Reg
 
 SECTORS = 64
 
@@ -48,9 +48,7 @@ def ask(driver: Driver, ring: Ring, out: list[bytes], room: list[int]) -> tuple[
     driver.notify()
     ((used, written),) = wait_used(ring, 1)
     assert used == head
-    data = b"".join(
-        bytes(driver.memory.at(at, length)) for at, length in zip(empty[:-1], room, strict=True)
-    )
+    data = b"".join(bytes(driver.memory.at(at, length)) for at, length in zip(empty[:-1], room, strict=True))
     return written, data, driver.memory.at(empty[-1], 1)[0]
 
 

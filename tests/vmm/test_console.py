@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import pytest
+from ring import BASE, Driver, Ring, make_memory, settles, wait_used
+
 from gz.vmm.streams import Output
 from gz.vmm.virtio.console import Console, Event, Port
 from gz.vmm.virtio.mmio import CONFIG, Reg
-
-from ring import BASE, Driver, Ring, make_memory, settles, wait_used
 
 
 @dataclass
@@ -124,7 +124,7 @@ def test_input_waits_for_buffers(setup: Setup) -> None:
     os.write(setup.to_guest, b"0123456789")
     got = b""
     for _ in range(3):
-        head, (at,) = setup.rings[4].add([], [4])
+        _, (at,) = setup.rings[4].add([], [4])
         setup.driver.notify(4)
         ((_, length),) = wait_used(setup.rings[4], 1)
         got += bytes(setup.driver.memory.at(at, length))
@@ -143,6 +143,29 @@ def test_the_end_of_input_closes_the_port_behind_the_last_byte(setup: Setup) -> 
     # Who asks later hears that it is closed.
     setup.control(1, Event.PORT_READY, 1)
     assert setup.messages(2) == [(1, Event.PORT_NAME, 1, b"gz.stdin"), (1, Event.PORT_OPEN, 0, b"")]
+
+
+def test_a_console_without_keyboard_stays_open() -> None:
+    """Its output still works: Linux lets nobody write to a port that is closed here."""
+    memory = make_memory()
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    output = Output(os.open(os.devnull, os.O_WRONLY), "null")
+    driver = Driver(memory, Console(memory, [Port("hvc0", nothing, output)]))
+    rings = driver.bring_up(4)
+    rings[0].add([], [8])
+    _, (at,) = rings[2].add([], [8])
+    rings[3].add([struct.pack("<IHH", 0, Event.PORT_OPEN, 1)], [])
+    driver.notify(3)
+    wait_used(rings[3], 1)
+    assert settles(lambda: driver.device.ports[0].ended)  # type: ignore[attr-defined]
+    rings[3].add([struct.pack("<IHH", 0, Event.PORT_READY, 1)], [])
+    rings[2].add([], [8])
+    driver.notify(3)
+    wait_used(rings[2], 2)
+    assert struct.unpack("<IHH", memory.at(at, 8)) == (0, Event.CONSOLE_PORT, 1)
+    assert struct.unpack("<IHH", memory.at(at + 16, 8)) == (0, Event.PORT_OPEN, 1)
+    driver.device.stop()
+    output.close()
 
 
 def test_a_slow_reader_stops_only_its_port(setup: Setup) -> None:

@@ -9,6 +9,10 @@ import time
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ring import settles
+
 from gz.vmm.bus import Bus, Overlap
 from gz.vmm.devices.pl011 import TYPED_AHEAD_MAX, Flag, Interrupt, Pl011
 from gz.vmm.devices.pl011 import Reg as Uart
@@ -16,10 +20,6 @@ from gz.vmm.devices.pl031 import Pl031
 from gz.vmm.devices.pl031 import Reg as Rtc
 from gz.vmm.irq import LevelLine
 from gz.vmm.streams import BACKLOG_MAX, Input, Output
-from hypothesis import given
-from hypothesis import strategies as st
-
-from ring import settles
 
 
 class Lines(list[tuple[int, int]]):

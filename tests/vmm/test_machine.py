@@ -12,6 +12,10 @@ from pathlib import Path
 
 import libfdt
 import pytest
+from fake import POWER_OFF, RESET, Event, Exit, FakeVm, Guest, Load, Store, WaitForInterrupt
+from images import make_image
+from ring import Ring
+
 from gz.abi import registers
 from gz.abi.devices import DeviceType
 from gz.abi.exits import ExitReason, SystemEvent
@@ -22,10 +26,6 @@ from gz.vmm.streams import Output
 from gz.vmm.virtio.console import Port
 from gz.vmm.virtio.device import VERSION_1
 from gz.vmm.virtio.mmio import Reg, Status
-
-from fake import POWER_OFF, RESET, Event, Exit, FakeVm, Guest, Load, Store, WaitForInterrupt
-from images import make_image
-from ring import Ring
 
 UART = 0x0900_0000
 RTC = 0x0901_0000

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ring import BASE, SIZE, Driver, make_memory, settles, wait_used
+
 from gz.vmm.virtio.device import RING_EVENT_IDX, VERSION_1
 from gz.vmm.virtio.mmio import Reg, Status
 from gz.vmm.virtio.rng import Entropy
-from hypothesis import given, settings
-from hypothesis import strategies as st
-
-from ring import BASE, SIZE, Driver, make_memory, settles, wait_used
 
 
 @pytest.fixture

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 import pytest
-from gz.vmm.memory import BadAddress
-from gz.vmm.virtio.queue import INDIRECT, NEXT, WRITE, Queue, QueueBroken, cut
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from ring import BASE, SIZE, Ring, make_memory
+
+from gz.vmm.memory import BadAddress
+from gz.vmm.virtio.queue import INDIRECT, NEXT, WRITE, Queue, QueueBroken, cut
 
 RING_SIZE = 8
 

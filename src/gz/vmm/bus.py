@@ -50,9 +50,7 @@ class Bus:
         granules = range(base >> GRANULE_BITS, (base + size) >> GRANULE_BITS)
         for granule in granules:
             if granule in self.windows:
-                raise Overlap(
-                    f"{name} at {base:#x} overlaps {self._names[granule]} at {self.windows[granule][0]:#x}"
-                )
+                raise Overlap(f"{name} at {base:#x} overlaps {self._names[granule]} at {self.windows[granule][0]:#x}")
         row = (base, device.read, device.write)
         for granule in granules:
             self.windows[granule] = row
@@ -61,9 +59,7 @@ class Bus:
     def read(self, address: int, size: int) -> int:
         """What a load of `size` bytes gives, cut to that size."""
         window = self.windows.get(address >> GRANULE_BITS)
-        value = (
-            self.unmatched(address, size, None) if window is None else window[1](address - window[0], size)
-        )
+        value = self.unmatched(address, size, None) if window is None else window[1](address - window[0], size)
         return value & ((1 << 8 * size) - 1)
 
     def write(self, address: int, size: int, value: int) -> None:

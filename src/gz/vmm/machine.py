@@ -55,9 +55,7 @@ class Streams:
 class Machine:
     """A guest that is ready to run. `close` undoes everything, whatever happened."""
 
-    def __init__(
-        self, vm: Vm, plan: Plan, console: Streams, ports: list[Port], log: Callable[[str], object]
-    ) -> None:
+    def __init__(self, vm: Vm, plan: Plan, console: Streams, ports: list[Port], log: Callable[[str], object]) -> None:
         self._log = log
         self._plan = plan
         self._map = plan.machine

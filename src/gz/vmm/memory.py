@@ -21,9 +21,7 @@ class GuestMemory:
     """`regions`: (guest-physical base, writable bytes). `barrier` orders every access of this thread before
     it against every one after it, as the guest's processors see them (dmb ish)."""
 
-    def __init__(
-        self, regions: Iterable[tuple[int, memoryview]], barrier: Callable[[], object] = no_barrier
-    ) -> None:
+    def __init__(self, regions: Iterable[tuple[int, memoryview]], barrier: Callable[[], object] = no_barrier) -> None:
         self._regions = [(base, base + len(view), view) for base, view in regions]
         self.barrier = barrier
 

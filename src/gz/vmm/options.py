@@ -49,9 +49,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help=f"1 to {VCPUS_MAX}")
     parser.add_argument("--mem", default="256M", metavar="SIZE", help="with K, M or G (default 256M)")
     parser.add_argument("--params", default="", metavar="TEXT", help="kernel command line")
-    parser.add_argument(
-        "--disk", action="append", default=[], metavar="FILE[,ro]", help="raw image; repeat for more"
-    )
+    parser.add_argument("--disk", action="append", default=[], metavar="FILE[,ro]", help="raw image; repeat for more")
     parser.add_argument(
         "--port",
         action="append",

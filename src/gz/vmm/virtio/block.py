@@ -56,11 +56,7 @@ class Disk:
         try:
             self.fd = os.open(path, (os.O_RDONLY if read_only else os.O_RDWR) | os.O_CLOEXEC)
         except OSError as error:
-            hint = (
-                "; add ,ro to use it read-only"
-                if isinstance(error, PermissionError) and not read_only
-                else ""
-            )
+            hint = "; add ,ro to use it read-only" if isinstance(error, PermissionError) and not read_only else ""
             raise DiskError(f"disk {path}: {error.strerror}{hint}") from None
         try:
             mode = os.fstat(self.fd).st_mode

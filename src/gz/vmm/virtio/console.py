@@ -56,6 +56,11 @@ class Port:
     ended: bool = field(default=False, init=False)
     """The input gave its last byte."""
 
+    @property
+    def closed(self) -> bool:
+        """Nothing will come and nothing is taken: for Linux a port closed here also blocks its writers."""
+        return self.ended and self.output is None
+
 
 class Console(VirtioDevice):
     """`ports[0]` is the console proper, its name is not told to the guest."""
@@ -144,7 +149,8 @@ class Console(VirtioDevice):
                 if not data:
                     queue.undo_pop()
                     port.ended = True
-                    self._send(number, Event.PORT_OPEN, 0)
+                    if port.closed:
+                        self._send(number, Event.PORT_OPEN, 0)
                     break
                 queue.push(chain, chain.write(data))
             if queue.publish():
@@ -171,7 +177,7 @@ class Console(VirtioDevice):
                 self._send(0, Event.CONSOLE_PORT, 1)
             else:
                 self._send(number, Event.PORT_NAME, 1, self.ports[number].name.encode())
-            self._send(number, Event.PORT_OPEN, 0 if self.ports[number].ended else 1)
+            self._send(number, Event.PORT_OPEN, 0 if self.ports[number].closed else 1)
         elif event == Event.PORT_OPEN:
             self.ports[number].open = value == 1
         return 0

@@ -193,9 +193,7 @@ class MmioTransport:
                 queue.disable()
             elif value == 1 and not queue.ready and self.status & Status.FEATURES_OK:
                 try:
-                    queue.enable(
-                        bool(self._accepted & RING_INDIRECT_DESC), bool(self._accepted & RING_EVENT_IDX)
-                    )
+                    queue.enable(bool(self._accepted & RING_INDIRECT_DESC), bool(self._accepted & RING_EVENT_IDX))
                 except QueueBroken as error:
                     self._fail(str(error))
 

@@ -1,0 +1,179 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The core's side of the calls, for one VM: it reads what it is given by physical address and checks it."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gz.abi.calls import Call, VcpuTuple
+from gz.abi.capabilities import Capability
+from gz.abi.devices import DeviceRequest
+from gz.abi.errors import Error
+from gz.abi.exits import ExitReason
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, MAILBOX_SIZE, REGION_BUFFER_SIZE, MemoryRegion
+from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, RunPage
+
+VMID = 7
+OK = (0, 0, 0, 0)
+
+
+def refuse(error: Error) -> tuple[int, int, int, int]:
+    return int(error) & (1 << 64) - 1, 0, 0, 0
+
+
+class FakeBlock:
+    """Anonymous memory at a pretended physical address; each 2 MiB lie elsewhere, backwards."""
+
+    def __init__(self, physical: int, size: int) -> None:
+        self._mapping = mmap.mmap(-1, size)
+        self.view = memoryview(self._mapping)
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        self.base, self.size = physical, size
+
+    def physical(self, offset: int) -> int:
+        block = offset // BLOCK_SIZE
+        return self.base + (self.size // BLOCK_SIZE - 1 - block) * BLOCK_SIZE + offset % BLOCK_SIZE
+
+    def close(self) -> None:
+        self.view.release()
+
+
+class FakePages:
+    def __init__(self) -> None:
+        self.blocks: dict[str, FakeBlock] = {}
+        self._next = 0x8000_0000
+
+    def allocate(self, name: str, size: int) -> FakeBlock:
+        assert size % BLOCK_SIZE == 0 and name not in self.blocks
+        block = self.blocks[name] = FakeBlock(self._next, size)
+        self._next += size
+        return block
+
+    def at(self, physical: int, length: int) -> memoryview:
+        """The bytes behind a physical address, which have to be contiguous."""
+        for block in self.blocks.values():
+            if block.base <= physical < block.base + block.size:
+                index, within = divmod(physical - block.base, BLOCK_SIZE)
+                assert within + length <= BLOCK_SIZE
+                start = (block.size // BLOCK_SIZE - 1 - index) * BLOCK_SIZE + within
+                return block.view[start : start + length]
+        raise AssertionError(f"{physical:#x} is nobody's memory")
+
+
+@dataclass
+class FakeCore:
+    """`script`: what RUN does for each vCPU; a row fills the two pages and gives the exit reason."""
+
+    pages: FakePages
+    script: dict[int, list[Callable[[RunPage, HwState], int]]] = field(default_factory=dict)
+    frequency: int = 1_000_000
+    calls: list[tuple[Call, tuple[int, ...]]] = field(default_factory=list)
+    refused: dict[Call, Error] = field(default_factory=dict)
+    block_batch: int = 0
+    slots: dict[int, tuple[int, int]] = field(default_factory=dict)
+    mapped: dict[int, int] = field(default_factory=dict)
+    """gfn to pfn."""
+    devices: list[tuple[int, int, int]] = field(default_factory=list)
+    registers: dict[tuple[int, int], int] = field(default_factory=dict)
+    lines: list[tuple[int, int, int]] = field(default_factory=list)
+    ended: threading.Event = field(default_factory=threading.Event)
+
+    def __post_init__(self) -> None:
+        self._run_pages: dict[int, int] = {}
+        self._announced: tuple[int, int] | None = None
+        self._mailbox = 0
+
+    def call(self, call: Call, *arguments: int) -> tuple[int, int, int, int]:
+        assert len(arguments) <= 7 and all(0 <= value < 1 << 64 for value in arguments)
+        self.calls.append((call, arguments))
+        if call in self.refused:
+            return refuse(self.refused[call])
+        handler = getattr(self, call.name.lower(), None)
+        assert handler is not None, f"nobody should make the call {call.name}"
+        return handler(*arguments) or OK
+
+    def enable_cap(self, vmid: int, capability: int, *arguments: int):
+        match capability:
+            case Capability.QUERY_BLOCK_BATCH:
+                assert vmid == 0
+                return (0, self.block_batch, 0, 0) if self.block_batch else refuse(Error.INVALID_ARGS)
+            case Capability.DEMAND_PAGING | Capability.IDLE:
+                assert vmid == VMID and not any(arguments)
+            case Capability.BLOCK_DEMAND_PAGING:
+                granule, self._mailbox = arguments
+                assert granule == BLOCK_SIZE and self._mailbox % PAGE_SIZE == 0
+                self.pages.at(self._mailbox, MAILBOX_SIZE)
+            case _:
+                return refuse(Error.NOT_SUPPORTED)
+
+    def memregion_purpose(self, vmid: int, gpa: int, size: int, purpose: int) -> None:
+        assert vmid == VMID and purpose == 1
+        self._announced = gpa, size
+
+    def set_memregion(self, vmid: int, size: int, buffer: int) -> None:
+        assert vmid == VMID and size == REGION_BUFFER_SIZE
+        region = MemoryRegion.view(self.pages.at(buffer, size), 0)
+        declared = region.gpa, region.total_pages * PAGE_SIZE
+        assert self._announced == declared, "declared as announced"
+        self.slots[region.slot], self._announced = declared, None
+
+    def create_device(self, vmid: int, page: int) -> None:
+        request = DeviceRequest.view(self.pages.at(page, PAGE_SIZE), 0)
+        assert vmid == VMID and request.flags == request.id == request.attr_addr == request.attr_size == 0
+        self.devices.append((request.type, request.base, request.window_size))
+
+    def create_vcpu(self, vcpu: int, page: int) -> None:
+        assert vcpu >> 16 == VMID and page % PAGE_SIZE == 0
+        assert not any(self.pages.at(page, 2 * PAGE_SIZE)), "two zeroed pages"
+        self._run_pages[vcpu & 0xFFFF] = page
+
+    def set_one_reg(self, vcpu: int, register: int, value: int) -> None:
+        self.registers[vcpu & 0xFFFF, register] = value
+
+    def get_one_reg(self, vcpu: int, register: int) -> tuple[int, int, int, int]:
+        return 0, self.registers[vcpu & 0xFFFF, register], 0, 0
+
+    def set_dtb_config(self, vmid: int, gpa: int, size: int) -> None:
+        assert vmid == VMID
+
+    def inform_exit(self, vmid: int) -> None:
+        assert vmid == VMID
+
+    def map_guest_block(self, vmid: int, slot: int, gfn: int, count: int) -> None:
+        assert vmid == VMID and 0 < count <= (self.block_batch or BLOCK_PAGES)
+        gpa, size = self.slots[slot]
+        assert gpa <= gfn * PAGE_SIZE and (gfn + count) * PAGE_SIZE <= gpa + size
+        frames = self.pages.at(self._mailbox, MAILBOX_SIZE).cast("Q")
+        for index in range(count):
+            self.mapped[gfn + index] = frames[index]
+
+    def run(self, vcpu: int, page_address: int) -> int:
+        index = VcpuTuple(vcpu).VCPU
+        pages = self.pages.at(self._run_pages[index], 2 * PAGE_SIZE)
+        assert page_address == ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        record, state = RunPage.view(pages, 0), HwState.view(pages, HWSTATE_OFFSET)
+        if record.immediate_exit:
+            return ExitReason.GZ
+        self.calls.append((Call.RUN, (vcpu,)))
+        steps = self.script[index]
+        return steps.pop(0)(record, state) if steps else ExitReason.SHUTDOWN
+
+    def irq_line(self, vcpu: int, number: int, level: int) -> int:
+        self.lines.append((vcpu, number, level))
+        return 0 if number < 988 else int(Error.INVALID_ARGS) & (1 << 64) - 1
+
+    def barrier(self) -> None:
+        pass
+
+    def clean(self, memory: memoryview) -> None:
+        pass
+
+    def counter(self, physical: bool) -> int:
+        return 0x9_0000_0000 if physical else 0x5_0000_0010
+
+    def end(self) -> None:
+        self.ended.set()
