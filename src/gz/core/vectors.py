@@ -43,6 +43,9 @@ def sve_load(state: u64) -> None: ...
 
 EMERGENCY_STACK_SIZE = 4096
 
+#: Functions that the vectors call on another stack than the CPU's, and its size: checked at build.
+OWN_STACKS = {"unexpected": EMERGENCY_STACK_SIZE}
+
 _PAIRS = [(n, n + 1) for n in range(2, 30, 2)]
 _X = Context.offset("x")
 assert _X == 0, "the vectors address x0–x30 from the context's start"
