@@ -27,7 +27,7 @@ from gz.arm64.features import (
     ID_AA64PFR0_EL1,
     ID_AA64PFR1_EL1,
 )
-from gz.arm64.insn import isb
+from gz.arm64.insn import dsb, isb, tlbi
 from gz.arm64.registers import (
     CNTHCTL_EL2,
     CPTR_EL2,
@@ -205,6 +205,9 @@ def prepare_cpu(cpu: Cpu) -> None:
     sysreg.CNTHP_CTL_EL2 = 0
     sysreg.SCTLR_EL1 = SCTLR_EL1_RES1
     sysreg.HCR_EL2 = context.hcr
+    isb()
+    tlbi("alle1")
+    dsb("nsh")
     isb()
 
 
