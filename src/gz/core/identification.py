@@ -7,7 +7,8 @@ A field that no row keeps or limits reads zero: the feature is hidden, and its r
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from gz.arm64.features import (
     ID_AA64DFR0_EL1,
@@ -21,27 +22,27 @@ from gz.arm64.features import (
     ID_AA64PFR1_EL1,
 )
 from gz.arm64.insn import read
-from gz.arm64.sysreg import SysReg, SysRegs
+from gz.arm64.sysreg import SysRegs
 from gz.bits import Register, u64
+from gz.bits.register import BitField
 from gz.metal import inline, unroll
 
 ALL = (1 << 64) - 1
 
 
-@dataclass(frozen=True)
-class Identity:
+class Identity(NamedTuple):
     """One register: fields that pass, fields that pass up to a version, fields with a fixed value; the reason."""
 
-    register: SysReg
+    register: Any  # a SysReg; as a descriptor it would read as a number in the annotation
     kind: type[Register] | None
     reason: str
     keep: tuple[str, ...] = ()
-    limit: dict[str, int] = field(default_factory=dict)
-    fixed: dict[str, int] = field(default_factory=dict)
+    limit: Mapping[str, int] = {}
+    fixed: Mapping[str, int] = {}
     keep_mask: int = 0  # where there are no names
 
     @property
-    def index(self) -> int:
+    def number(self) -> int:
         """CRm, op2."""
         return self.register.crm << 3 | self.register.op2
 
@@ -61,7 +62,7 @@ class Identity:
     def added(self) -> int:
         return sum(value << self._bits(name).low for name, value in self.fixed.items())
 
-    def _bits(self, name: str):
+    def _bits(self, name: str) -> BitField:
         assert self.kind is not None
         return self.kind.FIELDS[name]
 
@@ -170,7 +171,7 @@ IDENTITIES: tuple[Identity, ...] = (
 )
 
 _ROWS = tuple(
-    (identity.index, identity.register, identity.kept, identity.limits, identity.added) for identity in IDENTITIES
+    (identity.number, identity.register, identity.kept, identity.limits, identity.added) for identity in IDENTITIES
 )
 
 

@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """The list registers of the CPU and what of a vCPU's interrupts lies in them (IHI 0069, 4.2.3 and 12.4).
 
-They keep their contents while the guest runs and at every trap that returns to it.  An interrupt that is in one is
-`listed` in its bank; `fold` brings all of them back, `reclaim` only frees those that the guest has finished, `fill`
-puts in what is ready.  With more interrupts than registers the best ones are chosen; the rest follows at the
-maintenance interrupt.  All of it with the vGIC's lock held, on the CPU that runs the vCPU.
+They keep their contents while the guest runs and at every trap that returns to it.  An interrupt that is in one
+is `listed` in its bank; `fold` brings all of them back, `reclaim` only frees those that the guest has finished,
+`fill` puts in what is ready.  With more interrupts than registers the best ones are chosen; the rest follows at
+the maintenance interrupt.  All of it with the vGIC's lock held, on the CPU that runs the vCPU.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ def save(vcpu: Vcpu) -> None:
 
 @inline
 def _load_priorities(gic: VcpuGic, preemption: u32) -> None:
-    """Registers 1, and 2 and 3, exist with 6 and 7 bits of preemption; others are UNDEFINED (IHI 0069, 12.4.1)."""
+    """Register 1 exists with 6 bits of preemption, 2 and 3 with 7; else UNDEFINED (IHI 0069, 12.4.1)."""
     for i, group0, group1 in unroll(_PRIORITIES):
         if i == 0 or preemption > 4 + i // 2:
             write(group0, gic.ap0r[i])
@@ -186,7 +186,7 @@ def _retire(vcpu: Vcpu, index: u32, content: ICH_LR) -> None:
 
 @cold
 def _end_best(vcpu: Vcpu) -> None:
-    """The guest ended an active interrupt that was in no register: the running one, the best of those (EOIcount)."""
+    """EOIcount: the guest ended an active interrupt that was in no register, the best of those."""
     best: u32 = 0xFFFF_FFFF
     for number in range(32):
         waiting = _active(vcpu, u32(number))
@@ -256,7 +256,7 @@ def fill(vcpu: Vcpu) -> None:
 
 @inline
 def _list(vcpu: Vcpu, bank: Bank, intid: u32) -> None:
-    """Into a free register.  A level that is still high is looked at again when the guest ends the interrupt."""
+    """Into a free register.  A level that is still high is looked at again when the guest ends it."""
     gic = vcpu.gic
     n = intid % 32
     bit = u32(1) << n
@@ -311,7 +311,7 @@ def _choose(vcpu: Vcpu) -> u64:
 
 
 def _gather(vcpu: Vcpu, capacity: u32) -> u32:
-    """The best `capacity` candidates into `best`, at least one pending one among them; gives how many there are."""
+    """The best `capacity` candidates into `best`, a pending one among them; gives how many there are."""
     gic = vcpu.gic
     gic.best_count = 0
     best_pending: u32 = 0xFFFF_FFFF

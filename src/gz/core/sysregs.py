@@ -8,13 +8,13 @@ registers of features that guests are not told about, and what is left to implem
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import gz.core.identification as identification
 import gz.core.timer as timer
 import gz.core.vgic as vgic
 from gz.arm64.insn import dc
-from gz.arm64.operations import DC, Sys
+from gz.arm64.operations import DC
 from gz.arm64.registers import MDSCR_EL1
 from gz.arm64.syndrome import SYSREG_MASK, SysRegTrap, register_iss
 from gz.arm64.sysreg import SysReg, SysRegs, sysreg
@@ -143,11 +143,10 @@ def clean(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
 _READ, _WRITE, _BOTH = 1, 2, 3
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(NamedTuple):
     """What becomes of one trapped register, and why."""
 
-    register: SysReg | Sys
+    register: Any  # a SysReg, or the Sys of an instruction
     access: int
     handler: RegisterAccess
     reason: str

@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
 """Virtual and physical timer of guests, and the host's deadline while a guest has the CPU (DDI 0487, D12).
 
-CNTV is the guest's own while it runs; its interrupt (PPI 27) is made active at the physical redistributor instead of
-being acknowledged there, and handed on in a list register with HW set, so that the guest's own end of interrupt makes
-it inactive again.  CNTP traps and is emulated: its deadline and the host's CNTV deadline share CNTHP.
+CNTV is the guest's own while it runs.  Its interrupt (PPI 27) is not acknowledged, which might take one of the
+host's instead, but made active at the physical redistributor, and handed on in a list register with HW set: the
+guest's own end of interrupt makes it inactive again.  CNTP traps and is emulated: its deadline and the host's CNTV
+deadline share CNTHP.
 """
 
 from __future__ import annotations
@@ -121,7 +122,7 @@ def save(vcpu: Vcpu) -> None:
 
 
 def interrupt(vcpu: Vcpu) -> None:
-    """PPI 27 is pending on this CPU while the guest runs: its timer, or a trace of the host's that is gone by itself."""
+    """PPI 27 is pending on this CPU while the guest runs: its timer, or a trace of the host's."""
     if not _fires(sysreg.CNTV_CTL_EL0):
         isb()
         return
@@ -138,7 +139,7 @@ def interrupt(vcpu: Vcpu) -> None:
 
 
 def hypervisor_interrupt(vcpu: Vcpu) -> bool:
-    """CNTHP fired while the guest runs.  True: the host's timer is due; False: it was the guest's physical timer."""
+    """CNTHP fired while the guest runs.  True: the host's timer is due; False: the guest's physical one was."""
     host = HOST[vcpu.context.cpu.index]
     if _wanted(host.control) and host.deadline <= sysreg.CNTPCT_EL0:
         return True
@@ -150,7 +151,7 @@ def hypervisor_interrupt(vcpu: Vcpu) -> bool:
 
 
 def ended(vcpu: Vcpu) -> None:
-    """The guest ended PPI 27.  If it came from the hardware, that is inactive too and fires again if it has to."""
+    """The guest ended PPI 27: the hardware's is inactive too and fires again if it has to."""
     if vcpu.timer.held != 0:
         vcpu.timer.held = 0
         vcpu.gic.private.line &= ~_VIRTUAL
@@ -237,7 +238,7 @@ def set_physical(vcpu: Vcpu, control: u64, deadline: u64) -> None:
 
 
 def _arm(vcpu: Vcpu) -> None:
-    """CNTHP at the earlier of the host's deadline and the guest's physical timer, unless that has fired already."""
+    """CNTHP at the earlier of the host's deadline and the guest's physical timer, if that is still to fire."""
     host = HOST[vcpu.context.cpu.index]
     guest = vcpu.timer.physical
     deadline: u64 = NEVER
@@ -253,7 +254,7 @@ def _arm(vcpu: Vcpu) -> None:
 
 
 def deadline(vcpu: Vcpu) -> u64:
-    """Counter ticks until one of its timers fires and can wake it; 0: now, NEVER: not by itself.  It doesn't run."""
+    """Counter ticks until a timer wakes the vCPU, which doesn't run; 0: now, NEVER: none will."""
     timer = vcpu.timer
     now = sysreg.CNTPCT_EL0
     virtual = _remaining(vcpu, timer.virtual, _VIRTUAL, now - vcpu.vm.counter_offset)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The interrupt state of a VM (GICv3, IHI 0069) and what makes an interrupt pending.
 
-32 interrupts are a `Bank`: a vCPU's private ones, or 32 of the VM's SPIs.  A pending or active interrupt of a vCPU that
-runs lies in a list register of that CPU (core/list_registers.py) and then its bit in `listed` is set; whoever has to
-know or change its state calls it back first (`recall`).
+32 interrupts are a `Bank`: a vCPU's private ones, or 32 of the VM's SPIs.  A pending or active interrupt of a
+vCPU that runs lies in a list register of that CPU (core/list_registers.py) and then its bit in `listed` is set;
+whoever has to know or change its state calls it back first (`recall`).
 
-All of it is under the VM's `Vgic.lock`.  A vCPU takes it with `acquire`, which answers calls for its list registers
-while it waits; the rest of the core takes it with no lock held that a running vCPU may wait for.
+All of it is under the VM's `Vgic.lock`.  A vCPU takes it with `acquire`, which answers calls for its list
+registers while it waits; the rest of the core takes it with no lock held that a running vCPU may wait for.
 """
 
 from __future__ import annotations
@@ -284,7 +284,8 @@ def route(vm: Vm, spis: Spis, intid: u32, value: u32) -> None:
 def poke(target: Vcpu, own: Vcpu | None) -> None:
     """`target` has something to look at.  The lock is held.
 
-    If it runs elsewhere, its CPU is kicked; if it sleeps in the host and a vCPU caused this, that one tells the host.
+    If it runs elsewhere, its CPU is kicked; if it sleeps in the host and a vCPU caused this, that one tells the
+    host.
     """
     gic = target.gic
     store_release(gic.dirty, 1)
@@ -307,7 +308,7 @@ def announce(vcpu: Vcpu) -> None:
 
 
 def notify(vm: Vm, number: u32, changed: u32, own: Vcpu | None) -> None:
-    """Some of the interrupts `changed` of SPI bank `number` (of the INTID space) may be ready now.  The lock is held."""
+    """Of bank `number` of the INTID space, SPIs, some of `changed` may be ready now.  The lock is held."""
     gic = vm.vgic
     spis = gic.spis
     if spis is None:
@@ -326,7 +327,7 @@ def notify(vm: Vm, number: u32, changed: u32, own: Vcpu | None) -> None:
 
 
 def irq_line(vm: Vm, vcpu_index: u32, number: u64, level: u64) -> i64:
-    """IRQ_LINE (gzvm ABI 3.1, 3.2): SPI index below 32, above that by the VM's quirk.  On any CPU, Vm.lock not held."""
+    """IRQ_LINE (gzvm ABI 3.1, 3.2): SPI index below 32, else by the VM's quirk.  Vm.lock is not held."""
     gic = vm.vgic
     spis = gic.spis
     if spis is None or level > 1 or number >= INTERRUPTS_MAX:
@@ -369,7 +370,7 @@ def _fall(vm: Vm, spis: Spis, intid: u32) -> None:
 
 
 def send_sgi(vcpu: Vcpu, value: u64, group1: bool) -> None:
-    """ICC_SGI1R_EL1 (`group1`) reaches SGIs of both groups, ICC_SGI0R_EL1 and ICC_ASGI1R_EL1 those of group 0."""
+    """ICC_SGI1R_EL1 (`group1`) reaches SGIs of both groups, ICC_SGI0R_EL1 and ICC_ASGI1R_EL1 of group 0."""
     request = ICC_SGI1R_EL1(value)
     bit = u32(1) << u32(request.INTID)
     targets = u32(request.TargetList)
@@ -436,7 +437,7 @@ def maintenance(vcpu: Vcpu) -> None:
 
 
 def deliverable(vcpu: Vcpu) -> bool:
-    """Is there something that ends a WFI: pending, enabled, of better priority than the mask (PSTATE doesn't count)?
+    """Does something end a WFI: pending, enabled, better than the priority mask?  PSTATE doesn't count.
 
     The vCPU runs on this CPU.
     """
@@ -470,8 +471,8 @@ def _deliverable(vcpu: Vcpu) -> bool:
 def leave_idle(vcpu: Vcpu) -> Outcome:
     """A WFI with its PC moved and `idle` set: whoever makes something pending from now on sees that.
 
-    Without the IDLE capability the driver would be back at once, so the CPU waits here; what ends the wait is taken
-    when the guest goes on.
+    Without the IDLE capability the driver would be back at once, so the CPU waits here; what ends the wait is
+    taken when the guest goes on.
     """
     if deliverable(vcpu):
         vcpu.idle = 0

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Distributor and redistributors as the guest's loads and stores see them (IHI 0069, 12.9 to 12.11).
 
-Registers with a bit or more for each interrupt are rows of one table; it serves the distributor (SPIs) and the SGI
-frames of the redistributors (a vCPU's private interrupts) alike.  An access of a size that the architecture doesn't
-give a register, or of a register that isn't there, reads zero and writes nothing.
+Registers with a bit or more for each interrupt are rows of one table; it serves the distributor (SPIs) and the
+SGI frames of the redistributors (a vCPU's private interrupts) alike.  An access of a size that the architecture
+doesn't give a register, or of a register that isn't there, reads zero and writes nothing.
 """
 
 from __future__ import annotations
@@ -58,8 +58,8 @@ _ROWS_END = 0x1000
 _SLOT_SHIFT = 7
 
 
-# The rows: a getter gives a register of the interrupts from `first` on, a setter says which of the bank's interrupts
-# may be ready now.
+# The rows: a getter gives a register of the interrupts from `first` on, a setter says which of the bank's
+# interrupts may be ready now.
 
 Getter = Callable[[Bank, u32, u32], u64]
 Setter = Callable[[Bank, u32, u32, u32], u32]
