@@ -151,15 +151,16 @@ class FakeCore:
         for index in range(count):
             self.mapped[gfn + index] = frames[index]
 
-    def run(self, vcpu: int, page_address: int) -> int:
-        index = VcpuTuple(vcpu).VCPU
-        pages = self.pages.at(self._run_pages[index], 2 * PAGE_SIZE)
+    def runner(self, vcpu: int, page_address: int) -> Callable[[], int]:
+        pages = self.pages.at(self._run_pages[VcpuTuple(vcpu).VCPU], 2 * PAGE_SIZE)
         assert page_address == ctypes.addressof(ctypes.c_char.from_buffer(pages))
-        record, state = RunPage.view(pages, 0), HwState.view(pages, HWSTATE_OFFSET)
+        return lambda: self._run(vcpu, RunPage.view(pages, 0), HwState.view(pages, HWSTATE_OFFSET))
+
+    def _run(self, vcpu: int, record: RunPage, state: HwState) -> int:
         if record.immediate_exit:
             return ExitReason.GZ
         self.calls.append((Call.RUN, (vcpu,)))
-        steps = self.script[index]
+        steps = self.script[VcpuTuple(vcpu).VCPU]
         return steps.pop(0)(record, state) if steps else ExitReason.SHUTDOWN
 
     def irq_line(self, vcpu: int, number: int, level: int) -> int:

@@ -6,6 +6,8 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -30,8 +32,9 @@ class Core(Protocol):
         """x1… in, x0-x3 out; x0 is not looked at."""
         ...
 
-    def run(self, vcpu: int, page_address: int) -> int:
-        """RUN until the driver has something to do; `page_address`: of the run page, in this process."""
+    def runner(self, vcpu: int, page_address: int) -> Callable[[], int]:
+        """What runs a vCPU until the driver has something to do, and gives the exit reason. `page_address`: of
+        its run page, in this process."""
         ...
 
     def irq_line(self, vcpu: int, number: int, level: int) -> int:
@@ -77,8 +80,9 @@ class Doorbell:
         self._call(self._page_address, ctypes.addressof(frame))
         return frame[0], frame[1], frame[2], frame[3]
 
-    def run(self, vcpu: int, page_address: int) -> int:
-        return self._run(self._page_address, vcpu, page_address)
+    def runner(self, vcpu: int, page_address: int) -> Callable[[], int]:
+        # The arguments are converted now and not at every exit.
+        return partial(self._run, self._page_address, ctypes.c_uint64(vcpu), ctypes.c_uint64(page_address))
 
     def irq_line(self, vcpu: int, number: int, level: int) -> int:
         return self._call3(self._page_address, _IRQ_LINE, vcpu, number, level)

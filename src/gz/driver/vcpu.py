@@ -26,6 +26,8 @@ MMIO = int(ExitReason.MMIO)
 IMMEDIATE_EXIT = RunPage.offset("immediate_exit")
 IS_WRITE = RunPage.offset("mmio") + MmioExit.offset("is_write")
 ADDRESS_WORD = (RunPage.offset("mmio") + MmioExit.offset("phys_addr")) // 8
+DATA_WORD = (RunPage.offset("mmio") + MmioExit.offset("data")) // 8
+LENGTH_WORD = (RunPage.offset("mmio") + MmioExit.offset("length")) // 8
 DELAY_WORD = (HWSTATE_OFFSET + HwState.offset("vtimer_delay")) // 8
 OFFSET_WORD = (HWSTATE_OFFSET + HwState.offset("vtimer_offset")) // 8
 MIGRATE_WORD = (HWSTATE_OFFSET + HwState.offset("vtimer_migrate")) // 4
@@ -63,7 +65,7 @@ class DoorbellVcpu:
         self._vm = vm
         self._core = vm.core
         self._tuple = int(VcpuTuple(VMID=vm.vmid, VCPU=index))
-        self._address = address
+        self._run = vm.core.runner(self._tuple, address)
         self._words = pages.cast("Q")
         self._half_words = pages.cast("I")
         self._record = RunPage.view(pages, 0)
@@ -78,22 +80,25 @@ class DoorbellVcpu:
         }
 
     def enter(self) -> int:
-        run, core_tuple, address = self._core.run, self._tuple, self._address
-        page, words, doorbells = self.page, self._words, self._vm.ioeventfds
-        self._thread = threading.get_ident()
+        run, page, words, doorbells = self._run, self.page, self._words, self._vm.ioeventfds
+        if self._thread is None:
+            self._thread = threading.get_ident()
         while True:
-            if page[IMMEDIATE_EXIT]:
-                page[IMMEDIATE_EXIT] = 0
-                self._core.call(Call.INFORM_EXIT, self._vm.vmid)
-                return INTERRUPTED
-            reason = run(core_tuple, address)
+            reason = run()
             if reason == MMIO:
-                if page[IS_WRITE] and words[ADDRESS_WORD] in doorbells and self._vm.signal(self._record.mmio):
-                    continue
+                if page[IS_WRITE]:
+                    address = words[ADDRESS_WORD]
+                    if address in doorbells and doorbells.signal(address, words[LENGTH_WORD], words[DATA_WORD]):
+                        continue
                 return MMIO
             served = self._served.get(reason)
             if served is None or not served():
                 return reason
+            # RUN looks too, so a kick that comes later ends the next one at once.
+            if page[IMMEDIATE_EXIT]:
+                page[IMMEDIATE_EXIT] = 0
+                self._core.call(Call.INFORM_EXIT, self._vm.vmid)
+                return INTERRUPTED
 
     def kick(self) -> None:
         self.page[IMMEDIATE_EXIT] = 1

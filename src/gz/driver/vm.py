@@ -21,7 +21,7 @@ from gz.abi.memory import (
     MemoryRegion,
     Purpose,
 )
-from gz.abi.run import PAGE_SIZE, MmioExit
+from gz.abi.run import PAGE_SIZE
 from gz.driver.custodian import Custodian
 from gz.driver.doorbell import Core, Doorbell, Results
 from gz.driver.eventfds import IoEventFds, IrqFds
@@ -154,10 +154,6 @@ class DoorbellVm:
         """Ends the sleep of every vCPU that sleeps."""
         for ring in self._alarms:
             ring()
-
-    def signal(self, write: MmioExit) -> bool:
-        """Signals the ioeventfd a write is for; False if it is for none."""
-        return self.ioeventfds.signal(write.phys_addr, write.length, write.data)
 
     def map_block(self, gpa: int) -> bool:
         """Maps the 2 MiB block around a faulting address; False if no slot has it. CallError if refused."""

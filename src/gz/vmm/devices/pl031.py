@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from enum import IntEnum
 
 from gz.vmm.irq import LevelLine
@@ -39,25 +40,21 @@ class Pl031:
         self._raised = 0
         self._alarm: threading.Timer | None = None
         self._lock = threading.Lock()
+        self._readers: dict[int, Callable[[], int]] = {
+            Reg.DR: self._now,
+            Reg.MR: lambda: self._match,
+            Reg.LR: lambda: self._load,
+            Reg.CR: lambda: 1,
+            Reg.IMSC: lambda: self._mask,
+            Reg.RIS: lambda: self._raised,
+            Reg.MIS: lambda: self._raised & self._mask,
+        }
+        for index, value in enumerate(IDENTITY):
+            self._readers[Reg.PERIPH_ID0 + 4 * index] = lambda value=value: value
 
     def read(self, offset: int, size: int) -> int:
-        match offset:
-            case Reg.DR:
-                return self._now()
-            case Reg.MR:
-                return self._match
-            case Reg.LR:
-                return self._load
-            case Reg.CR:
-                return 1
-            case Reg.IMSC:
-                return self._mask
-            case Reg.RIS:
-                return self._raised
-            case Reg.MIS:
-                return self._raised & self._mask
-        index = (offset - Reg.PERIPH_ID0) // 4
-        return IDENTITY[index] if 0 <= index < len(IDENTITY) else 0
+        reader = self._readers.get(offset)
+        return 0 if reader is None else reader()
 
     def write(self, offset: int, size: int, value: int) -> None:
         with self._lock:
