@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, Any
+
 from gz.metal.assembly import assembly
+from gz.metal.errors import CompileError
 from gz.metal.functions import cold, const, export, extern, hook, inline, noinline
 from gz.metal.intrinsics import (
     address,
@@ -37,7 +40,12 @@ from gz.metal.intrinsics import (
     write_once,
 )
 
+if TYPE_CHECKING:
+    from gz.metal.program import Program
+
 __all__ = [
+    "CompileError",
+    "Program",
     "address",
     "assembly",
     "byte_swap",
@@ -76,3 +84,12 @@ __all__ = [
     "view",
     "write_once",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    """The compiler itself is imported when it is first asked for."""
+    if name == "Program":
+        from gz.metal.program import Program
+
+        return Program
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

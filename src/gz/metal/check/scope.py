@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known at a point of a function while it is checked."""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+from gz.bits.annotation import LAYOUTS
+from gz.bits.types import Type
+from gz.metal.errors import Diagnostic, Poisoned, Refusal, similar
+from gz.metal.tree import Position, Signature, Variable
+
+MISSING: Any = object()
+
+
+@dataclass
+class Flow:
+    """What holds whenever control is here. `present`: variables that are not None."""
+
+    assigned: set[Variable] = field(default_factory=set)
+    present: set[Variable] = field(default_factory=set)
+    reachable: bool = True
+
+    def copy(self) -> Flow:
+        return Flow(set(self.assigned), set(self.present), self.reachable)
+
+    def merge(self, other: Flow) -> Flow:
+        """What holds if control came one way or the other."""
+        if not self.reachable:
+            return other.copy()
+        if not other.reachable:
+            return self.copy()
+        return Flow(self.assigned & other.assigned, self.present & other.present)
+
+    @staticmethod
+    def nowhere() -> Flow:
+        return Flow(reachable=False)
+
+
+@dataclass
+class Loop:
+    """What control brings to the place behind the loop and to its next turn."""
+
+    exits: list[Flow] = field(default_factory=list)
+    turns: list[Flow] = field(default_factory=list)
+
+
+class Scope:
+    """One function's names, variables and errors. `declare` turns a called function into its signature."""
+
+    def __init__(
+        self, signature: Signature, declare: Callable[[Callable[..., Any], type | None], Signature]
+    ) -> None:
+        self.signature = signature
+        self.source = signature.source
+        self.function: FunctionType = signature.function
+        self.declare = declare
+        self.variables: dict[str, Variable] = {}
+        self.all_variables: list[Variable] = []
+        self.constants: dict[str, Any] = {}
+        self.expired: set[str] = set()
+        self.poisoned: set[str] = set()
+        self.flow = Flow()
+        self.loops: list[Loop] = []
+        self.diagnostics: list[Diagnostic] = []
+        self.calls: list[tuple[Signature, Any]] = []
+        self.local_names = assigned_names(self.source.definition)
+        self.globals = self.function.__globals__
+        cells = zip(self.function.__code__.co_freevars, self.function.__closure__ or (), strict=False)
+        self.closure = {name: cell for name, cell in cells}
+
+    def at(self, node: ast.AST) -> Position:
+        place: Any = node
+        return place.lineno, place.col_offset + 1
+
+    def report(self, refusal: Refusal, statement: ast.AST) -> None:
+        node = refusal.node if refusal.node is not None else statement
+        self.diagnostics.append(self.source.diagnostic(node, refusal.message, refusal.hint))
+
+    def new_variable(self, name: str, type: Type, node: ast.AST) -> Variable:
+        variable = Variable(name, type, self.at(node))
+        self.all_variables.append(variable)
+        return variable
+
+    def hidden(self, type: Type, node: ast.AST) -> Variable:
+        """A variable of the compiler's own."""
+        return self.new_variable("", type, node)
+
+    def global_value(self, name: str) -> Any:
+        """What a name that is not local stands for, MISSING if nothing."""
+        if name in self.closure:
+            try:
+                return self.closure[name].cell_contents
+            except ValueError:
+                return MISSING
+        if name in self.globals:
+            return self.globals[name]
+        found = LAYOUTS.get(name, ())
+        if len(found) == 1:
+            return found[0]
+        return getattr(builtins, name, MISSING)
+
+    def undefined(self, node: ast.Name) -> Refusal:
+        known = {*self.variables, *self.globals, *self.constants, "min", "max", "abs", "len", "range"}
+        return Refusal(node, f"{node.id} is not defined", similar(node.id, known))
+
+    def local(self, node: ast.Name) -> Variable:
+        """The variable that a name reads; refused if it may have no value."""
+        name = node.id
+        if name in self.poisoned:
+            raise Poisoned
+        variable = self.variables.get(name)
+        if variable is None:
+            if name in self.expired:
+                raise Refusal(node, f"{name} is a constant of the unrolled loop above, unknown behind it")
+            raise Refusal(node, f"{name} has no value here")
+        if variable not in self.flow.assigned:
+            raise Refusal(node, f"{name} may have no value here", "give it one on every way")
+        return variable
+
+
+def assigned_names(definition: ast.FunctionDef) -> frozenset[str]:
+    """Every name that the function binds."""
+    names = {node.arg for node in ast.walk(definition.args) if isinstance(node, ast.arg)}
+    stores: set[str] = set()
+    comprehended: set[str] = set()
+    for node in ast.walk(definition):
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            stores.add(node.id)
+        elif isinstance(node, ast.comprehension):
+            comprehended |= {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
+    return frozenset(names | stores - comprehended)

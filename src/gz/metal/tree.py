@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The typed tree: what the checks make of a function and the emitter turns into text.
+
+Every expression has a type; every conversion is a node; places are told from values. Positions are (line, column).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from types import FunctionType
+from typing import Any
+
+from gz.bits.storage import FunctionTable, Storage, Table
+from gz.bits.types import BOOL, Type
+from gz.metal.reader import Source
+
+Position = tuple[int, int]
+
+
+@dataclass(slots=True, eq=False)
+class Variable:
+    """A parameter or a local."""
+
+    name: str
+    type: Type
+    at: Position
+    parameter: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Signature:
+    """A function as its callers see it."""
+
+    function: FunctionType
+    source: Source
+    symbol: str
+    parameters: tuple[Variable, ...]
+    result: Type
+    marks: frozenset[str]
+
+
+@dataclass(slots=True, eq=False)
+class Expression:
+    type: Type
+    at: Position
+
+
+@dataclass(slots=True, eq=False)
+class Constant(Expression):
+    """A number, a truth value (0 or 1) or None (0)."""
+
+    value: int
+    #: The value came out of `~` on exact numbers: it means itself modulo the width of its type.
+    modular: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class Read(Expression):
+    """A variable's value."""
+
+    variable: Variable
+
+
+@dataclass(slots=True, eq=False)
+class Place:
+    """Memory of a type. `window`: a device's, accessed by one plain instruction. `constant`: not to be written."""
+
+    type: Type
+    at: Position
+    window: bool
+    constant: bool
+
+
+@dataclass(slots=True, eq=False)
+class Member(Place):
+    """A field; `base` is a reference to its struct."""
+
+    base: Expression
+    offset: int
+
+
+@dataclass(slots=True, eq=False)
+class Element(Place):
+    """An array's element; `base` is a reference to an array of `count` elements, or carries its own length."""
+
+    base: Expression
+    index: Expression
+    count: int | None
+    checked: bool = True
+
+
+@dataclass(slots=True, eq=False)
+class Declared(Place):
+    """Storage or a constant table."""
+
+    object: Storage | Table
+
+
+@dataclass(slots=True, eq=False)
+class At(Place):
+    """Where a reference or an address points."""
+
+    base: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Load(Expression):
+    """`order`: "" plain, "once" volatile, "acquire"."""
+
+    place: Place
+    order: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Reference(Expression):
+    """The address of a place, as a reference."""
+
+    place: Place
+
+
+@dataclass(slots=True, eq=False)
+class Slice(Expression):
+    """An array reference with its length: from a reference to an array, or an address."""
+
+    base: Expression
+    count: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Length(Expression):
+    array: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Binary(Expression):
+    """Arithmetic in the width of `type`: + - * // % & | ^ << >>. The right operand of a shift has its own type."""
+
+    operator: str
+    left: Expression
+    right: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Unary(Expression):
+    """`-`, `~`, `abs`, and the bit counts popcount, count_leading_zeros, count_trailing_zeros, byte_swap."""
+
+    operator: str
+    operand: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Extreme(Expression):
+    """min and max."""
+
+    operator: str
+    operands: Sequence[Expression]
+
+
+@dataclass(slots=True, eq=False)
+class Compare(Expression):
+    """A chain of comparisons, operands of one type: a < b <= c. A later operand is evaluated only if it decides."""
+
+    operators: Sequence[str]
+    operands: Sequence[Expression]
+
+
+@dataclass(slots=True, eq=False)
+class Logic(Expression):
+    """`and`, `or` with their short cuts."""
+
+    operator: str
+    operands: Sequence[Expression]
+
+
+@dataclass(slots=True, eq=False)
+class Not(Expression):
+    operand: Expression
+
+
+@dataclass(slots=True, eq=False)
+class IsNone(Expression):
+    operand: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Choose(Expression):
+    """`yes if condition else no`."""
+
+    condition: Expression
+    yes: Expression
+    no: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Convert(Expression):
+    """To another scalar type by extension (of the operand's sign), truncation or as the same bits."""
+
+    operand: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Bits(Expression):
+    """A bit field of a register."""
+
+    operand: Expression
+    low: int
+    width: int
+
+
+@dataclass(slots=True, eq=False)
+class Insert(Expression):
+    """A register with one field replaced by the low bits of a value of the register's integer type."""
+
+    operand: Expression
+    low: int
+    width: int
+    value: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Tuple(Expression):
+    elements: Sequence[Expression]
+
+
+@dataclass(slots=True, eq=False)
+class Item(Expression):
+    """One element of a tuple value."""
+
+    tuple: Expression
+    index: int
+
+
+@dataclass(slots=True, eq=False)
+class Call(Expression):
+    signature: Signature
+    arguments: Sequence[Expression]
+
+
+@dataclass(slots=True, eq=False)
+class CallTable(Expression):
+    """A call through a table of functions; the index is checked."""
+
+    table: FunctionTable
+    functions: Sequence[Signature]
+    index: Expression
+    arguments: Sequence[Expression]
+
+
+@dataclass(slots=True, eq=False)
+class Atomic(Expression):
+    """fetch_add, fetch_or, fetch_and, exchange; `expected` makes it a compare_exchange."""
+
+    operator: str
+    place: Place
+    value: Expression
+    expected: Expression | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Instruction(Expression):
+    """An instruction of the architecture: kind (sysreg_read, sys, barrier, …), what it applies to, operands."""
+
+    kind: str
+    name: str
+    operation: Any
+    operands: Sequence[Expression]
+
+
+@dataclass(slots=True, eq=False)
+class Piece:
+    """A part of a text: constant, or a number in a base."""
+
+    text: str
+    number: Expression | None = None
+    base: int = 10
+
+
+@dataclass(slots=True, eq=False)
+class Statement:
+    at: Position
+
+
+@dataclass(slots=True, eq=False)
+class Assign(Statement):
+    variable: Variable
+    value: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Store(Statement):
+    """`order`: "" plain, "once" volatile, "release"."""
+
+    place: Place
+    value: Expression
+    order: str = ""
+
+
+@dataclass(slots=True, eq=False)
+class Update(Statement):
+    """`place operator= value`: the place is found once. `value` sees the old content as `old`."""
+
+    place: Place
+    old: Variable
+    value: Expression
+
+
+@dataclass(slots=True, eq=False)
+class Copy(Statement):
+    target: Expression
+    source: Expression
+    size: int
+    align: int
+
+
+@dataclass(slots=True, eq=False)
+class Evaluate(Statement):
+    value: Expression
+
+
+@dataclass(slots=True, eq=False)
+class If(Statement):
+    condition: Expression
+    yes: Sequence[Statement]
+    no: Sequence[Statement]
+
+
+@dataclass(slots=True, eq=False)
+class While(Statement):
+    condition: Expression
+    body: Sequence[Statement]
+
+
+@dataclass(slots=True, eq=False)
+class Count(Statement):
+    """`for variable in range(start, stop, step)`; stop None: down to zero and including it."""
+
+    variable: Variable
+    start: Expression
+    stop: Expression | None
+    step: int
+    body: Sequence[Statement]
+
+
+@dataclass(slots=True, eq=False)
+class Iterate(Statement):
+    """`for variable in array`; `element` gives the value for the hidden index."""
+
+    variable: Variable
+    index: Variable
+    counter: Variable | None
+    count: Expression
+    array: Variable
+    array_value: Expression
+    element: Expression
+    body: Sequence[Statement]
+
+
+@dataclass(slots=True, eq=False)
+class Unroll(Statement):
+    """A body for each element of a constant sequence."""
+
+    bodies: Sequence[Sequence[Statement]]
+
+
+@dataclass(slots=True, eq=False)
+class Case:
+    values: Sequence[int]
+    guard: Expression | None
+    body: Sequence[Statement]
+
+
+@dataclass(slots=True, eq=False)
+class Switch(Statement):
+    """`default` None: the cases are exhaustive, and anything else is a failed check."""
+
+    subject: Expression
+    cases: Sequence[Case]
+    default: Sequence[Statement] | None
+
+
+@dataclass(slots=True, eq=False)
+class Break(Statement):
+    pass
+
+
+@dataclass(slots=True, eq=False)
+class Continue(Statement):
+    pass
+
+
+@dataclass(slots=True, eq=False)
+class Return(Statement):
+    value: Expression | None
+
+
+@dataclass(slots=True, eq=False)
+class Assert(Statement):
+    condition: Expression
+    pieces: Sequence[Piece]
+
+
+@dataclass(slots=True, eq=False)
+class Log(Statement):
+    pieces: Sequence[Piece]
+
+
+@dataclass(slots=True, eq=False)
+class Panic(Statement):
+    pieces: Sequence[Piece]
+
+
+@dataclass(slots=True, eq=False)
+class Trap(Statement):
+    pass
+
+
+@dataclass(slots=True, eq=False)
+class Function:
+    """A checked function. `body` None: defined elsewhere."""
+
+    signature: Signature
+    body: Sequence[Statement] | None
+    variables: Sequence[Variable]
+    #: Whom it calls and where in the source, for the check against recursion.
+    calls: Sequence[tuple[Signature, Any]] = field(default_factory=list)
+
+
+def truth(value: bool, at: Position) -> Constant:
+    return Constant(BOOL, at, int(value))
