@@ -23,15 +23,15 @@ _UNROLLED = 8  # words per turn of a loop
 
 
 @inline
-def va(pa: Pa) -> Va:
+def va(physical: Pa) -> Va:
     """Where RAM is seen. The core's own image is not in the window."""
-    return Va(u64(pa) + RAM_WINDOW)
+    return Va(u64(physical) + RAM_WINDOW)
 
 
 @inline
-def pa(va: Va) -> Pa:
+def pa(virtual: Va) -> Pa:
     """The inverse of `va`."""
-    return Pa(u64(va) - RAM_WINDOW)
+    return Pa(u64(virtual) - RAM_WINDOW)
 
 
 def in_ram(base: Pa, size: u64) -> bool:
