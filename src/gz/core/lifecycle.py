@@ -54,7 +54,6 @@ def create(vm: Vm, index: u32, run_page: Pa) -> i64:
     vm.vcpu_count += 1
     dmb("ish")  # who finds the vCPU finds it whole
     vm.vcpus[index] = vcpu
-    vgic.attach(vcpu)
     return Error.NO_ERROR
 
 
