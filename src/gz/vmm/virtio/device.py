@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import select
 import threading
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import ClassVar
@@ -116,6 +117,10 @@ class VirtioDevice(ABC):
                     except QueueBroken as error:
                         self.active = False
                         self._fail(str(error))
+                    except Exception as error:
+                        where = traceback.extract_tb(error.__traceback__)[-1]
+                        self.active = False
+                        self._fail(f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
             if stopping:
                 return
 

@@ -202,16 +202,17 @@ class MmioTransport:
             self._isr &= ~value
 
     def _set_status(self, value: int) -> None:
-        if value == 0:
-            with self.device.lock:
+        with self.device.lock:
+            if value == 0:
                 self.device.reset()
                 self._clear()
-            return
-        for bit, required in REQUIRES.items():
-            if value & bit and not self.status & bit and required & ~(self.status | value) == 0:
-                self._set_bit(bit)
+                return
+            for bit, required in REQUIRES.items():
+                if value & bit and not self.status & bit and required & ~(self.status | value) == 0:
+                    self._set_bit(bit)
 
     def _set_bit(self, bit: Status) -> None:
+        """One step of the driver's (the device's lock held)."""
         if bit == Status.FEATURES_OK:
             # Refusing is leaving the bit clear, which the driver reads back (3.1.1 step 6).
             if self._accepted & ~self.device.features or not self._accepted & VERSION_1:
@@ -219,9 +220,8 @@ class MmioTransport:
         elif bit == Status.DRIVER_OK:
             if not self.status & Status.FEATURES_OK or self.status & Status.NEEDS_RESET:
                 return
-            with self.device.lock:
-                self.status |= bit
-                self.device.activate(self._accepted)
+            self.status |= bit
+            self.device.activate(self._accepted)
             return
         self.status |= bit
 
