@@ -241,13 +241,13 @@ def _arm(vcpu: Vcpu) -> None:
     """CNTHP at the earlier of the host's deadline and the guest's physical timer, if that is still to fire."""
     host = HOST[vcpu.context.cpu.index]
     guest = vcpu.timer.physical
-    deadline: u64 = NEVER
+    soonest: u64 = NEVER
     if _wanted(host.control):
-        deadline = host.deadline
+        soonest = host.deadline
     if _wanted(guest.control) and vcpu.gic.private.line & _PHYSICAL == 0:
-        deadline = min(deadline, guest.deadline)
-    sysreg.CNTHP_CVAL_EL2 = deadline
-    if deadline != NEVER:
+        soonest = min(soonest, guest.deadline)
+    sysreg.CNTHP_CVAL_EL2 = soonest
+    if soonest != NEVER:
         sysreg.CNTHP_CTL_EL2 = CNT_CTL(ENABLE=1)
     else:
         sysreg.CNTHP_CTL_EL2 = 0
