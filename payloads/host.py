@@ -17,7 +17,7 @@ from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryReg
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc
-from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
+from gz.bits import Array, ReadOnly, Struct, Va, array, storage, u8, u32, u64
 from gz.core.tree import Tree, text
 from gz.metal import address, export, log, panic, peek64, poke64, view
 from gz.vmm.maps import VIRT
@@ -54,7 +54,7 @@ def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
     return value
 
 
-def number(name: Array[u8]) -> u64:
+def number(name: ReadOnly[u8]) -> u64:
     """A property of /chosen, of one or two cells."""
     node = trees.find(tree, address(CHOSEN), len(CHOSEN))
     value, length = trees.property(tree, node, name)

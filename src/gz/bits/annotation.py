@@ -53,6 +53,13 @@ class Array:
         return ArrayType(type_of(element))
 
 
+class ReadOnly:
+    """`ReadOnly[T]`: an array parameter that is only read; constant tables are given to it."""
+
+    def __class_getitem__(cls, element: Any) -> ArrayType:
+        return ArrayType(type_of(element), constant=True)
+
+
 class Ptr:
     """`Ptr[T]`: the address of a T. Editors read it as T."""
 
@@ -145,11 +152,11 @@ def _nullable(type: Type, node: ast.expr | None = None) -> PointerType:
 
 def _subscript(generic: Any, argument: ast.expr, names: Mapping[str, Any], node: ast.expr) -> Type:
     arguments = argument.elts if isinstance(argument, ast.Tuple) else [argument]
-    if generic is Array or generic is Ptr:
+    if generic in (Array, ReadOnly, Ptr):
         if len(arguments) != 1:
             raise AnnotationError(f"{generic.__name__}[…] takes one type", node)
         inner = _from_syntax(arguments[0], names)
-        return ArrayType(inner) if generic is Array else PointerType(inner)
+        return PointerType(inner) if generic is Ptr else ArrayType(inner, constant=generic is ReadOnly)
     if generic is tuple:
         return TupleType(tuple(_from_syntax(item, names) for item in arguments))
     if generic in (Callable, typing.Callable) and len(arguments) == 2 and isinstance(arguments[0], ast.List):

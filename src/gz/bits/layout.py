@@ -7,13 +7,14 @@ The layout is computed when it is first asked for, so that structs may refer to 
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from gz.bits import annotation as annotations
 from gz.bits.types import ArrayType, Type, align_of, size_of
 from gz.bits.view import load, store
 
 T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -26,9 +27,16 @@ if TYPE_CHECKING:
         def __len__(self) -> int: ...
         def __iter__(self) -> Iterator[T]: ...
 
+    class ReadOnly(Protocol[T_co]):
+        """An array parameter that is only read."""
+
+        def __getitem__(self, index: int, /) -> T_co: ...
+        def __len__(self) -> int: ...
+
     Ptr = Annotated[T, "pointer"]
 else:
     Array = annotations.Array
+    ReadOnly = annotations.ReadOnly
     Ptr = annotations.Ptr
 
 

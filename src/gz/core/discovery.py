@@ -10,7 +10,7 @@ import gz.core.placement as placement
 import gz.core.tree as tree
 from gz.arm64.descriptors import PAGE_SIZE
 from gz.arm64.registers import MPIDR_AFFINITY
-from gz.bits import Array, Pa, Struct, Va, array, storage, u8, u32, u64
+from gz.bits import Array, Pa, ReadOnly, Struct, Va, array, storage, u8, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX, CPUS
 from gz.core.platform import RAM_BANKS_MAX, REDISTRIBUTOR_REGIONS_MAX, PhysicalRange, machine
 from gz.core.tree import NONE, Tree, text
@@ -144,7 +144,7 @@ def _stdout(t: Tree) -> u64:
     return tree.find(t, path, size - 1) if size > 1 else NONE
 
 
-def _top(t: Tree, wanted: Array[u8]) -> u64:
+def _top(t: Tree, wanted: ReadOnly[u8]) -> u64:
     """A child of the root by its name."""
     node = tree.root(t)
     depth: u32 = 0

@@ -78,20 +78,19 @@ def create_stage2() -> None:
 
 def _next_hole(start: u64) -> tuple[u64, u64]:
     """The first stretch from `start` on that the host must not see; at the limit, one of no size."""
-    hole = stage2.limit()
-    end = hole
+    first, size = stage2.limit(), u64(0)
     image = machine.image
     pool = machine.pool
-    if start <= image.base and image.base < hole:
-        hole = u64(image.base)
-        end = hole + image.size
-    if start <= pool.base and pool.base < hole:
-        hole = u64(pool.base)
-        end = hole + pool.size
-    if start <= machine.doorbell and machine.doorbell < hole:
-        hole = u64(machine.doorbell)
-        end = hole + doorbell.DOORBELL_SIZE
-    return hole, end
+    first, size = _nearer(start, first, size, image.base, image.size)
+    first, size = _nearer(start, first, size, pool.base, pool.size)
+    first, size = _nearer(start, first, size, machine.doorbell, doorbell.DOORBELL_SIZE)
+    return first, first + size
+
+
+@inline
+def _nearer(start: u64, first: u64, size: u64, base: Pa, length: u64) -> tuple[u64, u64]:
+    at = u64(base)
+    return (at, length) if start <= at < first else (first, size)
 
 
 def hcr() -> HCR_EL2:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gz.core.tree as tree
 from gz.abi import doorbell
 from gz.arm64.fdt import LAST_COMPATIBLE_VERSION, MAGIC, VERSION, FdtHeader, FdtReservation, FdtToken
-from gz.bits import Array, Pa, Struct, Va, sizeof, storage, u8, u32, u64
+from gz.bits import Pa, ReadOnly, Struct, Va, sizeof, storage, u8, u32, u64
 from gz.core.memory import memcpy
 from gz.core.platform import machine
 from gz.core.tree import NONE, Tree, text
@@ -262,7 +262,7 @@ def _reservation(t: Tree, base: Pa, size: u64) -> None:
     _token(FdtToken.END_NODE)
 
 
-def _begin(name: Array[u8]) -> None:
+def _begin(name: ReadOnly[u8]) -> None:
     _token(FdtToken.BEGIN_NODE)
     _bytes(address(name), len(name))
     _byte(0)

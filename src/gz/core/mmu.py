@@ -101,7 +101,7 @@ def prepare_tables(tree: Pa) -> None:
     tables.used = 1
     tables.distance = 0
     start = image.image_start()
-    load = Pa(start)
+    load = Pa(u64(start))
     _segment(start, start, image.text_end(), CODE)
     _segment(start, image.rodata_start(), image.rodata_end(), CONSTANT)
     _segment(start, image.data_start(), image.data_end(), DATA)
@@ -109,14 +109,14 @@ def prepare_tables(tree: Pa) -> None:
     for i in range(STACK_COUNT):
         stack = stacks + i * STACK_STRIDE
         _segment(start, stack + PAGE_SIZE, stack + STACK_STRIDE, DATA)  # the page below is the guard
-    map(Va(load), load, PAGE_SIZE, CODE)
+    map(Va(u64(start)), load, PAGE_SIZE, CODE)
     window = Pa(u64(tree) & ~(BLOCK_SIZE - 1))
     map(Va(u64(window) + RAM_WINDOW), window, BLOCK_SIZE, DATA)
 
 
 @inline
 def _segment(start: Va, begin: Va, end: Va, attributes: u64) -> None:
-    map(Va(LINK_ADDRESS + (begin - start)), Pa(begin), end - begin, attributes)
+    map(Va(LINK_ADDRESS + (begin - start)), Pa(u64(begin)), end - begin, attributes)
 
 
 def enabled() -> None:
@@ -150,7 +150,7 @@ def map_ram(base: Pa, size: u64) -> None:
     first = u64(base)
     end = first + size
     if first < u64(own.base) + own.size and u64(own.base) < end:
-        if first < own.base:
+        if first < u64(own.base):
             _ram(first, u64(own.base))
         first = u64(own.base) + own.size
     if first < end:

@@ -8,7 +8,7 @@ no read leaves it: a broken structure looks as if it ended there.
 from __future__ import annotations
 
 from gz.arm64.fdt import MAGIC, VERSION, FdtHeader, FdtReservation, FdtToken
-from gz.bits import Array, Struct, Va, sizeof, table, u8, u32, u64
+from gz.bits import ReadOnly, Struct, Va, sizeof, table, u8, u32, u64
 from gz.metal import address, byte_swap, inline, peek8, peek32, view
 
 NONE = 0xFFFF_FFFF
@@ -30,7 +30,7 @@ class Tree(Struct):
     reservations_end: Va
 
 
-def text(value: str) -> Array[u8]:
+def text(value: str) -> ReadOnly[u8]:
     """A constant to compare names and values with."""
     return table(u8, list(value.encode()))
 
@@ -148,7 +148,7 @@ def name(tree: Tree, node: u64) -> tuple[Va, u64]:
     return tree.structure + start, end - start
 
 
-def property(tree: Tree, node: u64, wanted: Array[u8]) -> tuple[Va, u64]:
+def property(tree: Tree, node: u64, wanted: ReadOnly[u8]) -> tuple[Va, u64]:
     """A property's value and its length; Va(0) if the node has none of that name."""
     return property_by(tree, node, address(wanted), len(wanted))
 
@@ -177,7 +177,7 @@ def property_value(tree: Tree, offset: u64) -> tuple[Va, u64]:
 
 
 @inline
-def property_is(tree: Tree, offset: u64, wanted: Array[u8]) -> bool:
+def property_is(tree: Tree, offset: u64, wanted: ReadOnly[u8]) -> bool:
     """Whether the property whose token is at `offset` has that name."""
     return _property_named(tree, offset, address(wanted), len(wanted))
 
@@ -192,7 +192,7 @@ def _property_named(tree: Tree, offset: u64, wanted: Va, length: u64) -> bool:
     return _same(string, wanted, length) and peek8(string + length) == 0
 
 
-def equal(at: Va, length: u64, wanted: Array[u8]) -> bool:
+def equal(at: Va, length: u64, wanted: ReadOnly[u8]) -> bool:
     """Whether `length` bytes are exactly those."""
     if length != len(wanted):
         return False
@@ -202,7 +202,7 @@ def equal(at: Va, length: u64, wanted: Array[u8]) -> bool:
     return True
 
 
-def named(tree: Tree, node: u64, wanted: Array[u8]) -> bool:
+def named(tree: Tree, node: u64, wanted: ReadOnly[u8]) -> bool:
     """Whether the node has that name, with or without a unit address."""
     at, length = name(tree, node)
     count: u64 = len(wanted)
@@ -211,13 +211,13 @@ def named(tree: Tree, node: u64, wanted: Array[u8]) -> bool:
     return equal(at, length, wanted)
 
 
-def string_is(tree: Tree, node: u64, wanted: Array[u8], value: Array[u8]) -> bool:
+def string_is(tree: Tree, node: u64, wanted: ReadOnly[u8], value: ReadOnly[u8]) -> bool:
     """Whether a property is one string, that one."""
     at, length = property(tree, node, wanted)
     return length > 0 and equal(at, length - 1, value)
 
 
-def compatible(tree: Tree, node: u64, wanted: Array[u8]) -> bool:
+def compatible(tree: Tree, node: u64, wanted: ReadOnly[u8]) -> bool:
     """Whether `compatible` lists that string."""
     at, length = property(tree, node, _COMPATIBLE)
     start: u64 = 0
@@ -229,7 +229,7 @@ def compatible(tree: Tree, node: u64, wanted: Array[u8]) -> bool:
     return False
 
 
-def cell(tree: Tree, node: u64, wanted: Array[u8], otherwise: u32) -> u32:
+def cell(tree: Tree, node: u64, wanted: ReadOnly[u8], otherwise: u32) -> u32:
     """A property of one cell."""
     at, length = property(tree, node, wanted)
     return big32(at) if length == 4 else otherwise
