@@ -19,7 +19,7 @@ from gz.arm64.timer import CNT_CTL
 from gz.bits import Va, Window, at, u32, u64
 from gz.metal import export, log, mmio, noinline
 from gz.vmm.maps import VIRT
-from payloads import start  # noqa: F401 - part of every payload
+from payloads import exceptions, start  # noqa: F401 - parts of every payload
 from payloads.interrupts import DISTRIBUTOR, SGI, enable, handled
 
 ROUNDS = 4096

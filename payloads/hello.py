@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from gz.bits import Va
 from gz.metal import export, log
-from payloads import interrupts, start  # noqa: F401 - parts of every payload
+from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
 
 
 @export

@@ -1,9 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GICv3 of the "virt" machines, one CPU, Group 1; and what the vectors call."""
+"""The GICv3 of the "virt" machines: one CPU, Group 1."""
 
 from __future__ import annotations
-
-from typing import NoReturn
 
 from gz.arm64.gic import FRAME_SIZE, GICD_CTLR, GICR_WAKER, INTERRUPTS_MAX, Gicd, Gicr, GicrSgi
 from gz.arm64.gic_interface import ICC_SRE
@@ -11,9 +9,8 @@ from gz.arm64.insn import isb
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL, TimerInterrupt
 from gz.bits import Struct, Va, storage, u64
-from gz.metal import export, log, mmio, read_once, write_once
+from gz.metal import export, mmio, read_once, write_once
 from gz.vmm.maps import VIRT
-from payloads.console import power_off
 
 DISTRIBUTOR = VIRT.gicd
 REDISTRIBUTOR = VIRT.gicr
@@ -71,9 +68,3 @@ def interrupt() -> None:
         isb()
     sysreg.ICC_EOIR1_EL1 = intid
     write_once(HANDLED.count, HANDLED.count + 1)
-
-
-@export
-def fault(esr: u64, elr: u64, far: u64) -> NoReturn:
-    log(f"unexpected exception: ESR_EL1 {esr:#x} ELR_EL1 {elr:#x} FAR_EL1 {far:#x}")
-    power_off()

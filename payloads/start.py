@@ -56,7 +56,9 @@ _VECTORS = f"""
     .section .text.vectors, "ax"
     .balign 2048
 vectors:
-{_UNEXPECTED * 5}
+{_UNEXPECTED * 4}
+    .balign 128
+    b exception_entry
     .balign 128
     sub sp, sp, #{_FRAME}
 {_moves("stp")}
@@ -65,6 +67,17 @@ vectors:
     add sp, sp, #{_FRAME}
     eret
 {_UNEXPECTED * 10}
+exception_entry:
+    sub sp, sp, #{_FRAME}
+{_moves("stp")}
+    mrs x0, esr_el1
+    mrs x1, elr_el1
+    mrs x2, far_el1
+    bl exception
+    msr elr_el1, x0
+{_moves("ldp")}
+    add sp, sp, #{_FRAME}
+    eret
 unexpected:
     mrs x0, esr_el1
     mrs x1, elr_el1

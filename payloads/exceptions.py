@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Synchronous exceptions: a payload says that it expects one, or it is over."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+from gz.bits import Struct, storage, u64
+from gz.metal import export, log, read_once, write_once
+from payloads.console import power_off
+
+
+class Expected(Struct):
+    """Whether exceptions are expected, and the last one that was taken: 0 for none."""
+
+    on: u64
+    esr: u64
+    far: u64
+
+
+EXPECTED = storage(Expected)
+
+
+def expect() -> None:
+    """From now on the instruction that takes a synchronous exception is skipped; see :func:`taken`."""
+    write_once(EXPECTED.on, 1)
+
+
+def taken() -> u64:
+    """ESR_EL1 of the exception taken since the last call; 0: none."""
+    esr = read_once(EXPECTED.esr)
+    write_once(EXPECTED.esr, 0)
+    return esr
+
+
+@export
+def exception(esr: u64, elr: u64, far: u64) -> u64:
+    """Called by the vectors; gives where to go on."""
+    if read_once(EXPECTED.on) == 0:
+        fault(esr, elr, far)
+    write_once(EXPECTED.esr, esr)
+    write_once(EXPECTED.far, far)
+    return elr + 4
+
+
+@export
+def fault(esr: u64, elr: u64, far: u64) -> NoReturn:
+    log(f"unexpected exception: ESR_EL1 {esr:#x} ELR_EL1 {elr:#x} FAR_EL1 {far:#x}")
+    power_off()
