@@ -224,10 +224,10 @@ def physical_value(vcpu: Vcpu) -> u64:
     return u64(u32(vcpu.timer.physical.deadline - sysreg.CNTPCT_EL0))
 
 
-def set_physical(vcpu: Vcpu, control: u64, deadline: u64) -> None:
+def set_physical(vcpu: Vcpu, control: u64, value: u64) -> None:
     state = vcpu.timer.physical
     state.control = control & CNT_CTL(ENABLE=1, IMASK=1)
-    state.deadline = deadline
+    state.deadline = value
     vgic.acquire(vcpu)
     _physical_line(vcpu)
     vgic.release(vcpu)
