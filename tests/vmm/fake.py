@@ -166,6 +166,7 @@ class FakeVm:
         self.dtb = gpa, size
 
     def irq_line(self, spi: int, level: int) -> None:
+        assert self.devices and self.vcpus, "the core takes no interrupts before"
         with self.changed:
             self.lines.append((spi, level))
             self.changed.notify_all()

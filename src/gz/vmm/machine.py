@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from gz.abi import registers
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
 from gz.abi.memory import Purpose
-from gz.driver.interface import Vm
+from gz.driver.interface import Vcpu, Vm
 from gz.vmm import fdt
 from gz.vmm.bus import Bus
 from gz.vmm.devices.pl011 import Pl011
@@ -97,6 +97,8 @@ class Machine:
         layout = load_kernel(memory, self._plan.kernel)
         initrd = None if self._plan.initrd is None else load_initrd(memory, self._plan.initrd, layout)
         self._add_gic()
+        # Before the devices: the core takes no interrupts for a VM without vCPUs.
+        vcpus = [self._vm.create_vcpu(index) for index in range(self._plan.cpus)]
         self._add_uart(console)
         self._add_rtc()
         port_0 = Port("hvc0", console.input if console.hvc0 else None, console.output)
@@ -107,7 +109,7 @@ class Machine:
         tree = self._tree(fdt.Boot(self._plan.params, initrd))
         load_tree(memory, tree, layout)
         self._vm.set_dtb(layout.tree, len(tree))
-        self._add_vcpus(layout)
+        self._start_at(vcpus, layout)
 
     def _add_memory(self) -> GuestMemory:
         base = self._map.ram
@@ -156,11 +158,11 @@ class Machine:
                 fdt.write_virtio(tree, self._map, number)
         return bytes(tree)
 
-    def _add_vcpus(self, layout: Layout) -> None:
-        for index in range(self._plan.cpus):
-            vcpu = self._vm.create_vcpu(index)
+    def _start_at(self, vcpus: list[Vcpu], layout: Layout) -> None:
+        """The first vCPU boots, the others wait for CPU_ON."""
+        for vcpu in vcpus:
             vcpu.set_register(registers.PSTATE, registers.BOOT_PSTATE)
-            if index == 0:
+            if vcpu.index == 0:
                 vcpu.set_register(registers.PC, layout.entry)
                 vcpu.set_register(registers.X0, layout.tree)
             thread = VcpuThread(vcpu, self._bus, self.end)
