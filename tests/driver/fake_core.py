@@ -140,9 +140,6 @@ class FakeCore:
     def set_dtb_config(self, vmid: int, gpa: int, size: int) -> None:
         assert vmid == VMID
 
-    def inform_exit(self, vmid: int) -> None:
-        assert vmid == VMID
-
     def map_guest_block(self, vmid: int, slot: int, gfn: int, count: int) -> None:
         assert vmid == VMID and 0 < count <= (self.block_batch or BLOCK_PAGES)
         gpa, size = self.slots[slot]

@@ -94,10 +94,10 @@ class DoorbellVcpu:
             served = self._served.get(reason)
             if served is None or not served():
                 return reason
-            # RUN looks too, so a kick that comes later ends the next one at once.
+            # RUN looks too, so a kick that comes later ends the next one at once. INFORM_EXIT would be wrong: it
+            # repeats exits that a signal kept from the VMM, and here none gets lost.
             if page[IMMEDIATE_EXIT]:
                 page[IMMEDIATE_EXIT] = 0
-                self._core.call(Call.INFORM_EXIT, self._vm.vmid)
                 return INTERRUPTED
 
     def kick(self) -> None:
