@@ -1,19 +1,20 @@
 # SPDX-License-Identifier: Apache-2.0
 """Every encoding of MRS, MSR and SYS executed at EL1: each gives a value or an exception, and the machine goes on.
 
-Prints how many of each kind worked and how many were undefined. An instruction is written into a slot and run there.
-MSR writes back what MRS just gave, so that the payload survives its own success.
+Prints how many of each kind worked and how many were undefined. MSR writes back what MRS just gave, so that the
+payload survives its own success.
 """
 
 from __future__ import annotations
 
-from gz.arm64.insn import dc, dsb, ic, isb
+from gz.arm64.insn import isb
 from gz.arm64.registers import CPACR_EL1
 from gz.arm64.syndrome import UNDEFINED
 from gz.arm64.sysreg import sysreg
 from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
-from gz.metal import address, assembly, export, extern, log, poke32
+from gz.metal import address, export, log
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.slot import run
 
 #: Instructions of the system class with every field zero (DDI 0487, C4.1.93): op0 is bits 20:19.
 _MSR = 0xD500_0000
@@ -38,45 +39,6 @@ class Tally(Struct):
 
 
 TALLY = storage(Tally)
-
-assembly(
-    """
-    .section .text.slot, "ax"
-    .global slot
-    .type slot, %function
-slot:
-    nop
-    ret
-
-    .global slot_address
-    .type slot_address, %function
-slot_address:
-    adrp x0, slot
-    add x0, x0, :lo12:slot
-    ret
-"""
-)
-
-
-@extern
-def slot(value: u64) -> u64: ...
-
-
-@extern
-def slot_address() -> Va: ...
-
-
-def run(instruction: u32, value: u64) -> tuple[u64, u64]:
-    """x0 after the instruction with x0 = value before it, and the syndrome of the exception or 0."""
-    at = slot_address()
-    poke32(at, instruction)
-    dc("cvau", at)
-    dsb("ish")
-    ic("ivau", at)
-    dsb("ish")
-    isb()
-    result = slot(value)
-    return result, exceptions.taken()
 
 
 def count(esr: u64) -> None:
