@@ -245,7 +245,8 @@ def test_tuples_and_registers(jit):
 
 
 def test_references(jit):
-    pairs = jit.storage(f"{NAME}.PAIRS")
+    pairs = jit.storage(PAIRS)
+    assert jit.storage(f"{NAME}.PAIRS")[3].second == 0
     pairs[1].second = 77
     assert jit.fn(second)(pairs[1]) == 77
     own = Pair.view(bytearray(Pair.size))

@@ -140,9 +140,7 @@ def _disassemble(
             continue
         offset = low
         while offset < high:
-            for address, _, mnemonic, operands in decoder.disasm_lite(
-                code[offset - base : high - base], offset
-            ):
+            for address, _, mnemonic, operands in decoder.disasm_lite(code[offset - base : high - base], offset):
                 offset = address + 4
                 if (index := bisect.bisect_right(starts, address) - 1) != position:
                     position = index
@@ -155,9 +153,7 @@ def _disassemble(
                 offset += 4
 
 
-def _note(
-    function: Function, address: int, mnemonic: str, operands: str, starts: list[int], names: list[str]
-) -> None:
+def _note(function: Function, address: int, mnemonic: str, operands: str, starts: list[int], names: list[str]) -> None:
     """What one instruction tells about its function."""
     if function.fp_at is None and FP_REGISTER.search(operands):
         function.fp_at = address
@@ -238,46 +234,44 @@ def _references(elf: ELFFile) -> dict[str, set[int]]:
     return {name: used[index] for index, names in inside.items() for name in names}
 
 
-def stack_depths(
-    graph: Mapping[str, Function], targets: Mapping[str, frozenset[str]]
-) -> dict[str, tuple[int, Chain]]:
+def stack_depths(graph: Mapping[str, Function], targets: Mapping[str, frozenset[str]]) -> dict[str, tuple[int, Chain]]:
     """For each function the bytes of stack that it and its callees need at most, and the chain of calls that
     needs them. `targets`: as indirect_targets gives them. RecursionFound if a chain returns to itself."""
-    depth: dict[str, int] = {}
-    deepest: dict[str, str | None] = {}
-    open_: list[str] = []
+    depths: dict[str, tuple[int, str | None]] = {}
+    path: list[str] = []
 
     def visit(name: str) -> int:
-        if name in depth:
-            return depth[name]
-        if name in open_:
-            cycle = [*open_[open_.index(name) :], name]
-            raise RecursionFound(" → ".join(cycle))
-        open_.append(name)
-        function = graph[name]
-        called = set(function.callees)
-        if function.indirect:
-            called |= targets.get(name) or (
-                targets.get("", frozenset()) if function.surely_calls else frozenset()
-            )
+        if name in depths:
+            return depths[name][0]
+        if name in path:
+            raise RecursionFound(" → ".join([*path[path.index(name) :], name]))
+        path.append(name)
         below, choice = 0, None
-        for callee in sorted(called & graph.keys()):
-            if callee == name and not function.compiled:
-                continue  # assembly that loops through a label of its own
+        for callee in _callees(graph, targets, name):
             if (reached := visit(callee)) > below:
                 below, choice = reached, callee
-        open_.pop()
-        deepest[name] = choice
-        depth[name] = function.frame + below
-        return depth[name]
+        path.pop()
+        depths[name] = graph[name].frame + below, choice
+        return depths[name][0]
 
-    for name in sorted(graph):
-        visit(name)
     answer = {}
-    for name in graph:
-        chain, at = [], name
+    for name in sorted(graph):
+        depth = visit(name)
+        chain: list[tuple[str, int]] = []
+        at: str | None = name
         while at is not None:
             chain.append((at, graph[at].frame))
-            at = deepest[at]
-        answer[name] = depth[name], tuple(chain)
+            at = depths[at][1]
+        answer[name] = depth, tuple(chain)
     return answer
+
+
+def _callees(graph: Mapping[str, Function], targets: Mapping[str, frozenset[str]], name: str) -> Iterator[str]:
+    function = graph[name]
+    called = set(function.callees)
+    if function.indirect:
+        everything = targets.get("", frozenset()) if function.surely_calls else frozenset()
+        called |= targets.get(name) or everything
+    for callee in sorted(called & graph.keys()):
+        if callee != name or function.compiled:  # assembly may loop through a label of its own
+            yield callee

@@ -110,7 +110,8 @@ class Jit:
         level: int = 1,
     ) -> None:
         self._words = fake_cpu.shared_page()
-        self._roots, self._storage = dict(roots), dict(storage or {})
+        self._roots = dict(roots)
+        self._storage = dict(storage or {})
         self._externs = dict(extern_functions or {})
         self._outward = dict(fake_cpu.CALLBACKS)
         for name, function in self._externs.items():
@@ -383,8 +384,11 @@ class Jit:
         """Zeroed memory with an address."""
         return Buffer(size, align)
 
-    def storage(self, name: str) -> Any:
-        """The storage of that full name: a struct's or an array's view."""
+    def storage(self, storage: Any) -> Any:
+        """A storage, or the one of that full name, in this process: a struct's or an array's view."""
+        name = storage if isinstance(storage, str) else storage.name
+        if name not in self._storage:
+            raise LookupError(f"no function of the program uses a storage {name}")
         type = self._storage[name].type
         return view_at(type, self._engine.get_global_value_address(name))
 

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Building the core and the payloads into the state directory, once for each state of the sources."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import json
+import os
+import pkgutil
+import shutil
+import subprocess
+import sys
+import time
+import types
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from gz.metal import Program, image, zig
+from gz.metal.elf import CheckError
+from gz.metal.errors import CompileError
+from gz.state import state_directory
+
+SOURCES = Path(__file__).parents[1]
+#: Payloads lie beside src in the source tree.
+ROOT = SOURCES.parents[1]
+
+#: Built images kept, the most recently used.
+KEPT = 16
+
+
+class BuildError(Exception):
+    """The sources do not make an image; the text is for the author, first line first."""
+
+
+@dataclass(frozen=True)
+class Built:
+    """An image and what is known about it; `fresh` tells whether it was made just now."""
+
+    image: image.Image
+    fresh: bool
+
+    def as_json(self) -> dict[str, Any]:
+        """What `gz build --json` prints."""
+        report = self.image.report
+        return {
+            "text_bytes": report.text_bytes,
+            "image_bytes": report.image_bytes,
+            "worst_stack_bytes": report.worst_stack_bytes,
+            "seconds": report.seconds,
+        }
+
+
+def sources() -> list[Path]:
+    """Every file that can change an image."""
+    packages = [SOURCES / name for name in ("abi", "arm64", "bits", "core", "metal")]
+    return sorted(path for package in [*packages, ROOT / "payloads"] for path in package.rglob("*.py"))
+
+
+def fingerprint(program: str) -> str:
+    """Names a program in the present state of sources and tools."""
+    digest = hashlib.sha256(f"{program}\0{sys.version}\0{zig.version()}\0".encode())
+    for path in sources():
+        contents = path.read_bytes()
+        digest.update(f"{path.relative_to(ROOT)}\0{len(contents)}\0".encode())
+        digest.update(contents)
+    return digest.hexdigest()[:16]
+
+
+def build(program: str = "gz.core") -> Built:
+    """Build `gz.core` or a payload, as `payloads.hello`, unless the same sources were built before. BuildError."""
+    builds = state_directory() / "builds"
+    builds.mkdir(exist_ok=True)
+    with (builds / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        directory = builds / f"{program}-{fingerprint(program)}"
+        if found := _load(directory):
+            os.utime(directory)
+            return Built(found, fresh=False)
+        unfinished = builds / "unfinished"
+        shutil.rmtree(unfinished, ignore_errors=True)
+        unfinished.mkdir()
+        # A fresh interpreter: what this one has imported may be older than the sources on the disk.
+        path = os.pathsep.join([str(SOURCES.parent), str(ROOT)])
+        done = subprocess.run(
+            [sys.executable, "-m", "gz.metal.build", program, str(unfinished)],
+            check=False,
+            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode != 0:
+            raise BuildError(done.stdout.strip() or f"the compiler ended with status {done.returncode}")
+        shutil.rmtree(directory, ignore_errors=True)
+        unfinished.rename(directory)
+        _forget(builds)
+        built = _load(directory)
+        assert built is not None
+        return Built(built, fresh=True)
+
+
+def _load(directory: Path) -> image.Image | None:
+    try:
+        report = json.loads((directory / "report.json").read_text())
+    except (OSError, ValueError):
+        return None
+    report["worst_stack"] = tuple((name, frame) for name, frame in report["worst_stack"])
+    return image.Image(directory / "core.elf", directory / "core.img", image.Report(**report))
+
+
+def _forget(builds: Path) -> None:
+    finished = [path for path in builds.iterdir() if (path / "report.json").exists()]
+    finished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
+    for path in finished[KEPT:]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def load_program(program: str) -> list[types.ModuleType]:
+    """Import a program: a package's modules or a single one, with what they import beside it."""
+    module = importlib.import_module(program)
+    family = program + "."
+    if hasattr(module, "__path__"):
+        for found in pkgutil.iter_modules(module.__path__, family):
+            importlib.import_module(found.name)
+    else:
+        family = program.rpartition(".")[0] + "."
+    return [module for name, module in sorted(sys.modules.items()) if name.startswith(family)]
+
+
+def compile_program(program: str, directory: Path) -> None:
+    """Compile and link in this interpreter: core.elf, core.img and report.json in the directory."""
+    began = time.perf_counter()
+    modules = load_program(program)
+    own_stacks: dict[str, int] = {}
+    for module in modules:
+        own_stacks.update(getattr(module, "OWN_STACKS", {}))
+    made = Program([], modules).image(directory, own_stacks=own_stacks)
+    report = asdict(made.report) | {"seconds": round(time.perf_counter() - began, 3)}
+    (directory / "report.json").write_text(json.dumps(report))
+
+
+if __name__ == "__main__":
+    try:
+        compile_program(sys.argv[1], Path(sys.argv[2]))
+    except (CompileError, CheckError, zig.ToolError) as error:
+        sys.exit(str(error))

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One program in Python through all of the compiler: in this process, and entered at EL2 on QEMU."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from gz.metal import Program, image
+from gz.metal.assembly import pieces
+from gz.metal.jit import Panic
+from gz.metal.target import CORE
+
+
+def load(name: str):
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+hello = load("bare_hello")
+
+
+def line_of(function, text: str) -> int:
+    lines, first = inspect.getsourcelines(function)
+    return first + next(i for i, line in enumerate(lines) if text in line)
+
+
+@pytest.fixture(scope="module")
+def jit():
+    return Program(roots=[hello.fill, hello.write_number]).jit()
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    ir = Program(roots=[hello.start, hello.write, hello.write_number, hello.stop]).ir(CORE)
+    return image.build(ir, pieces("bare_hello"), tmp_path_factory.mktemp("whole"))
+
+
+def test_in_this_process(jit):
+    notes = hello.Notes.view(bytearray(hello.Notes.size))
+    assert jit.fn(hello.fill)(notes, 0) == sum(p * p for p in hello.PRIMES)
+    assert list(notes.squares) == [p * p for p in hello.PRIMES]
+    assert jit.fn(hello.fill)(notes, 1) == sum(3 * p for p in hello.PRIMES)
+    assert notes.count == 16
+    with pytest.raises(Panic) as caught:
+        jit.fn(hello.fill)(notes, 2)
+    assert caught.value.line == line_of(hello.fill, "STEPS[step]")
+    assert caught.value.file.endswith("bare_hello.py")
+
+
+@pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs qemu-system-aarch64")
+def test_at_el2(built, jit):
+    machine = "-M virt,virtualization=on,gic-version=3 -cpu cortex-a76 -m 128 -nic none -display none -serial stdio"
+    command = ["qemu-system-aarch64", *machine.split(), "-kernel", built.flat]
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
+    squares = sum(p * p for p in hello.PRIMES)
+    triples = sum(3 * p for p in hello.PRIMES)
+    with pytest.raises(Panic) as same:
+        jit.fn(hello.fill)(hello.Notes.view(bytearray(hello.Notes.size)), 2)
+    assert done.stderr == ""
+    assert done.stdout.replace("\r", "").splitlines() == [
+        "el2 says hello",
+        f"squares {squares}, triples {triples}, count 16",
+        str(same.value),
+    ]
