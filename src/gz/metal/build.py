@@ -55,8 +55,9 @@ class Built:
 
 def sources() -> list[Path]:
     """Every file that can change an image."""
-    packages = [SOURCES / name for name in ("abi", "arm64", "bits", "core", "metal")]
-    return sorted(path for package in [*packages, ROOT / "payloads"] for path in package.rglob("*.py"))
+    packages = [SOURCES / name for name in ("abi", "arm64", "bits", "core", "metal")] + [ROOT / "payloads"]
+    files = {path for package in packages for path in package.rglob("*.py")}
+    return sorted(files | {SOURCES / "vmm" / "maps.py"})  # payloads find the machine's devices there
 
 
 def fingerprint(program: str) -> str:
