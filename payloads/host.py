@@ -9,7 +9,7 @@ asks for it.
 from __future__ import annotations
 
 import gz.core.tree as trees
-from gz.abi.calls import Call, VcpuTuple, smc64
+from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability
 from gz.abi.devices import REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
 from gz.abi.exits import ExitReason
@@ -21,6 +21,7 @@ from gz.bits import Array, ReadOnly, Struct, Va, array, storage, u8, u32, u64
 from gz.core.tree import Tree, text
 from gz.metal import address, export, log, panic, peek64, poke64, view
 from gz.vmm.maps import VIRT
+from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.console import put
 
 GUEST_SIZE = 32 << 20
@@ -48,7 +49,7 @@ tree = storage(Tree)
 
 def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
     """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(smc64(Call.CREATE_VM) + index, a, b, c, d, e)
+    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
     if status != 0:
         panic(f"call {index} answered {0 - status}\n")
     return value
@@ -94,7 +95,7 @@ def serve(run: RunPage) -> None:
         put(u8(run.mmio.data))
 
 
-def start(image: u64, size: u64) -> None:
+def run_guest(image: u64, size: u64) -> None:
     """Create the VM with the image at the start of its RAM and run it to its end."""
     memory = (image + size + 2 * BLOCK_SIZE) & ~(BLOCK_SIZE - 1)
     for offset in range(0, size, 8):
@@ -113,7 +114,7 @@ def start(image: u64, size: u64) -> None:
     run = view(RunPage, address(pages.run))
     running = True
     while running:
-        _, reason, _, _ = hvc(smc64(Call.RUN), vcpu)
+        _, reason, _, _ = hvc(SMC64_BASE + Call.RUN, vcpu)
         if reason == ExitReason.MMIO:
             serve(run)
         elif reason == ExitReason.EXCEPTION:
@@ -132,4 +133,4 @@ def payload(blob: Va) -> None:
     if not trees.open(tree, blob, _TREE_ROOM):
         panic("no device tree\n")
     begin = number(INITRD_START)
-    start(begin, number(INITRD_END) - begin)
+    run_guest(begin, number(INITRD_END) - begin)
