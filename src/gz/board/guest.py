@@ -57,12 +57,12 @@ if [ -e /gz/command ]; then
     echo $? >$status
 else
     # The last console named is the one where the user types.
-    console=$(tr ' ' '\n' </proc/cmdline | sed -n 's/^console=\\([^,]*\\).*/\1/p' | tail -n 1)
+    console=$(tr ' ' '\\n' </proc/cmdline | sed -n 's/^console=\\([^,]*\\).*/\\1/p' | tail -n 1)
     [ -c /dev/$console ] || console=console
     export TERM=linux PS1='guest# '
-    [ -e /gz/terminal ] && stty $(cat /gz/terminal) </dev/$console
-    # Opens it as the controlling terminal, for job control.
-    setsid sh -c "exec sh -i </dev/$console >/dev/$console 2>&1"
+    # Opens it as the controlling terminal, for job control. The size lasts only while it is open.
+    setsid sh -c "exec </dev/$console >/dev/$console 2>&1; [ ! -e /gz/terminal ] || stty $(cat /gz/terminal)
+        exec sh -i"
 fi
 sync
 poweroff -f

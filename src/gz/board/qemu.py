@@ -8,6 +8,7 @@ import ctypes
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import tempfile
 import time
@@ -178,7 +179,8 @@ class Qemu:
                 shutil.rmtree(self.directory, ignore_errors=True)
                 raise
         try:
-            self._wait_for(self.directory / "control")
+            for name in ("qmp", "console", "control"):
+                self._wait_for(self.directory / name)
         except BaseException:
             self.stop()
             raise
@@ -222,13 +224,19 @@ class Qemu:
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def _wait_for(self, path: Path) -> None:
+        """Until QEMU takes connections there; the file exists a moment before it does."""
         deadline = time.monotonic() + START_TIMEOUT
-        while not path.exists():
+        while not listening(path):
             if not self.running():
                 raise BoardError(f"QEMU did not start: {self.complaint()}")
             if time.monotonic() > deadline:
                 raise BoardError(f"QEMU did not start within {START_TIMEOUT:g} s")
             time.sleep(0.02)
+
+
+def listening(path: Path) -> bool:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        return probe.connect_ex(str(path)) == 0
 
 
 def command(path: Path, name: str, *, timeout: float = QUIT_TIMEOUT, **arguments: Any) -> Any:

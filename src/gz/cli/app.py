@@ -62,10 +62,10 @@ def run(
     """Boot board, core, host and guest, and attach the guest's console (leave with Ctrl-A x).
 
     With a command: run it in the guest, print exactly its output and exit with its exit status."""
-    from gz.cli.run import Guest, run_guest
+    from gz.cli.run import Request, run_guest
 
-    guest = Guest(tuple(argv or ()), cpus, mem, kernel, initrd, tuple(disk or ()), params)
-    return run_guest(guest, cpu=cpu.value, host_cpus=host_cpus, gdb=gdb, verbose=verbose)
+    request = Request(tuple(argv or ()), cpus, mem, kernel, initrd, tuple(disk or ()), params)
+    return run_guest(request, cpu=cpu.value, host_cpus=host_cpus, gdb=gdb, verbose=verbose)
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})

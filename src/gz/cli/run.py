@@ -20,6 +20,7 @@ from gz.board.guest import command_archive, guest_initrd, guest_kernel, terminal
 from gz.board.host_vm import Software
 from gz.board.images import refused
 from gz.board.qemu import Disk, undisturbed
+from gz.board.vmm import LOUD, NOWHERE, QUIET, TO_ERRORS, Guest, start_command, start_console
 from gz.board.wire import Kind
 from gz.cli import inputs, products
 from gz.cli.report import Steps, UserError, progress
@@ -29,16 +30,9 @@ BOARD_MEMORY = 2048  # MiB
 HOST_SHARE = 1024  # MiB that the host, its file system and the core have beside the guest
 SIGNALLED = 128
 
-# A shell gives the VMM its streams: 3, 4 and 5 are the command's, its console goes where $0 says.
-WITH_PORTS = 'exec 3<&0 4>&1 5>&2 </dev/null >"$0" 2>&5 && exec python3 -m gz.vmm "$@"'
-PORTS = ("gz.stdin=fd:3", "gz.stdout=fd:4", "gz.stderr=fd:5", "gz.status=status")
-
-QUIET = "console=ttyAMA0 console=hvc0 quiet loglevel=1"
-LOUD = "console=ttyAMA0"
-
 
 @dataclass(frozen=True)
-class Guest:
+class Request:
     """What the user asked for, as written."""
 
     argv: tuple[str, ...]
@@ -50,14 +44,14 @@ class Guest:
     params: str
 
 
-def run_guest(guest: Guest, *, cpu: str, host_cpus: int, gdb: int | None, verbose: bool) -> int:
+def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, verbose: bool) -> int:
     """The guest's exit status; 0 after a shell."""
-    memory = inputs.memory(guest.mem)
-    kernel = guest.kernel and inputs.kernel(guest.kernel)
-    initrd = guest.initrd and inputs.initrd(guest.initrd)
-    disks = [inputs.disk(text, number) for number, text in enumerate(guest.disks)]
+    memory = inputs.memory(request.mem)
+    kernel = request.kernel and inputs.kernel(request.kernel)
+    initrd = request.initrd and inputs.initrd(request.initrd)
+    disks = [inputs.disk(text, number) for number, text in enumerate(request.disks)]
     port = None if gdb is None else inputs.port(gdb)
-    if guest.argv and initrd:
+    if request.argv and initrd:
         raise UserError("a command needs the root file system of gz; leave --initrd away, or the command")
 
     with scratch_directory() as scratch, progress() as step:
@@ -68,7 +62,7 @@ def run_guest(guest: Guest, *, cpu: str, host_cpus: int, gdb: int | None, verbos
         step("building the guest's file system")
         files = [
             Disk(kernel or guest_kernel(software), "gz-kernel", True),
-            Disk(initrd or own_initrd(guest.argv, software, scratch), "gz-initrd", True),
+            Disk(initrd or own_initrd(request.argv, software, scratch), "gz-initrd", True),
         ]
         board = Board(
             core=core,
@@ -83,15 +77,21 @@ def run_guest(guest: Guest, *, cpu: str, host_cpus: int, gdb: int | None, verbos
         )
         with board, Follower(board, verbose):
             step("starting the guest")
-            options = vmm_options(board, guest, memory, disks, verbose)
-            if guest.argv:
-                console = "/proc/self/fd/5" if verbose else "/dev/null"
-                options += [word for text in PORTS for word in ("--port", text)]
-                process = board.host.start(["sh", "-c", WITH_PORTS, console, *options])
+            guest = Guest(
+                board.disk("gz-kernel"),
+                board.disk("gz-initrd"),
+                request.cpus,
+                memory,
+                f"{LOUD if verbose else QUIET} {request.params}".strip(),
+                [board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks],
+            )
+            if request.argv:
+                process = start_command(board.host, guest, TO_ERRORS if verbose else NOWHERE)
+                step(f"running {request.argv[0]} in the guest")
             else:
-                process = board.host.start(["python3", "-m", "gz.vmm", *options])
+                process = start_console(board.host, guest)
                 step("booting the guest; Ctrl-A x powers it off")
-            return pump(process, step, interactive=not guest.argv)
+            return pump(process, step, interactive=not request.argv)
 
 
 @contextmanager
@@ -115,25 +115,6 @@ def own_initrd(argv: Sequence[str], software: Software, directory: Path) -> Path
     except OSError as error:
         raise refused(path, error) from None
     return path
-
-
-def vmm_options(board: Board, guest: Guest, memory: int, disks: Sequence[Disk], verbose: bool) -> list[str]:
-    params = f"{LOUD if verbose else QUIET} panic=-1 {guest.params}".strip()
-    options = [
-        "--kernel",
-        board.disk("gz-kernel"),
-        "--initrd",
-        board.disk("gz-initrd"),
-        "--cpus",
-        str(guest.cpus),
-        "--mem",
-        f"{memory}M",
-        "--params",
-        params,
-    ]
-    for disk in disks:
-        options += ["--disk", board.disk(disk.serial) + (",ro" if disk.read_only else "")]
-    return options
 
 
 def pump(process: Process, step: Steps, *, interactive: bool) -> int:

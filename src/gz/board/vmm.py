@@ -1,0 +1,53 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starting the VMM in the host VM, with a guest's streams on a command's or on a console's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from gz.board.channel import Channel, Process
+
+# A shell hands the streams on: 3, 4 and 5 are the command's, the guest's console goes where $0 says.
+WITH_PORTS = 'exec 3<&0 4>&1 5>&2 </dev/null >"$0" 2>&5 && exec python3 -m gz.vmm "$@"'
+PORTS = ("gz.stdin=fd:3", "gz.stdout=fd:4", "gz.stderr=fd:5", "gz.status=status")
+TO_ERRORS = "/proc/self/fd/5"
+NOWHERE = "/dev/null"
+
+# The last console named is where the user types. hvc0 carries whole lines, the UART single characters, each an
+# exit to the VMM; only the UART shows what happens before the kernel has loaded its modules.
+QUIET = "console=ttyAMA0 console=hvc0 quiet loglevel=1 panic=-1"
+LOUD = "console=ttyAMA0 panic=-1"
+
+
+@dataclass(frozen=True)
+class Guest:
+    """`kernel`, `initrd` and `disks` ("PATH" or "PATH,ro") are the host VM's files; `memory` in MiB."""
+
+    kernel: str
+    initrd: str | None
+    cpus: int = 1
+    memory: int = 512
+    params: str = QUIET
+    disks: Sequence[str] = ()
+
+    def options(self) -> list[str]:
+        """The VMM's options for it."""
+        options = ["--kernel", self.kernel, "--cpus", str(self.cpus), "--mem", f"{self.memory}M"]
+        options += ["--params", self.params]
+        if self.initrd is not None:
+            options += ["--initrd", self.initrd]
+        for disk in self.disks:
+            options += ["--disk", disk]
+        return options
+
+
+def start_command(host: Channel, guest: Guest, console: str = NOWHERE) -> Process:
+    """The guest runs the command in its root file system; its streams and status are the process's."""
+    ports = [word for port in PORTS for word in ("--port", port)]
+    return host.start(["sh", "-c", WITH_PORTS, console, *guest.options(), *ports])
+
+
+def start_console(host: Channel, guest: Guest) -> Process:
+    """The guest's console is on the process's standard streams."""
+    return host.start(["python3", "-m", "gz.vmm", *guest.options()])
