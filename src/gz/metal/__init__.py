@@ -41,10 +41,12 @@ from gz.metal.intrinsics import (
 )
 
 if TYPE_CHECKING:
+    from gz.metal.jit import Panic
     from gz.metal.program import Program
 
 __all__ = [
     "CompileError",
+    "Panic",
     "Program",
     "address",
     "assembly",
@@ -92,4 +94,8 @@ def __getattr__(name: str) -> Any:
         from gz.metal.program import Program
 
         return Program
+    if name == "Panic":
+        from gz.metal.jit import Panic
+
+        return Panic
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

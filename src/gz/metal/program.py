@@ -3,21 +3,32 @@
 
 from __future__ import annotations
 
+import platform
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
+from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from gz.bits.types import NEVER, NONE
 from gz.metal import tree
 from gz.metal.assembly import Assembly, pieces
 from gz.metal.check.function import check, signature
+from gz.metal.emit.module import Module
 from gz.metal.errors import CompileError, Diagnostic
 from gz.metal.functions import HOOKS, hook_of, marks
 from gz.metal.reader import unwrap
-from gz.metal.target import Target
-from gz.metal.tree import Signature
+from gz.metal.target import CORE, JIT_ARM64, JIT_X86_64, Target
+from gz.metal.tree import Signature, full_name
+
+if TYPE_CHECKING:
+    from gz.metal.image import Image
+    from gz.metal.jit import Jit
+
+if TYPE_CHECKING:
+    from gz.metal.image import Image
+    from gz.metal.jit import Jit
 
 
 class Program:
@@ -53,7 +64,7 @@ class Program:
     def _symbol(self, function: FunctionType) -> str:
         name = function.__name__
         if not {"export", "extern"} & marks(function):
-            name = f"{function.__module__}.{function.__qualname__}".replace("<locals>.", "")
+            name = full_name(function)
         unique, count = name, 1
         while self._symbols.setdefault(unique, function) is not function:
             count += 1
@@ -126,11 +137,49 @@ class Program:
 
     def ir(self, target: Target) -> str:
         """LLVM IR of the whole program. CompileError with all errors."""
-        from gz.metal.emit.module import Module
+        return Module(self, target).emit()
 
-        functions = list(self.functions.values())
-        roots = frozenset(self._signatures[root].symbol for root in self.roots)
-        return Module(functions, self.hooks, roots, target).emit()
+    def reached(self, start: Iterable[Signature]) -> frozenset[str]:
+        """The symbols of functions and of all that they call."""
+        found: set[str] = set()
+        waiting = [signature.symbol for signature in start]
+        while waiting:
+            symbol = waiting.pop()
+            if symbol not in found:
+                found.add(symbol)
+                waiting += [callee.symbol for callee, _ in self.functions[symbol].calls]
+        return frozenset(found)
+
+    def jit(self, externs: Mapping[str, Callable[..., Any]] | None = None) -> Jit:
+        """The program in this process; `externs` stand for @extern functions, by name."""
+        from gz.metal.jit import Jit
+
+        target = JIT_ARM64 if platform.machine() in ("aarch64", "arm64") else JIT_X86_64
+        module = Module(self, target)
+        ir = module.emit()
+        return Jit(
+            ir,
+            roots={self._signatures[root].name: root for root in self.roots},
+            storage={item.name: item for item in module.storage},
+            extern_functions={
+                function.signature.symbol: function.signature.function
+                for function in self.functions.values()
+                if function.body is None
+            },
+            externs=externs,
+        )
+
+    def image(self, directory: Path, **options: Any) -> Image:
+        """Link for AArch64 at EL2 into a directory; options are those of gz.metal.image.build."""
+        from gz.metal import image
+
+        return image.build(self.ir(CORE), self.assembly, directory, **options)
+
+    def shared_object(self, directory: Path, name: str, target: Target) -> Path:
+        """A library with the C calling convention for user space; the roots are its functions."""
+        from gz.metal import shared_object
+
+        return shared_object.build(self.ir(target), target, directory, name)
 
     def symbol(self, function: Callable[..., Any]) -> str:
         """The symbol of a function of the program."""

@@ -28,6 +28,10 @@ class Variable:
     parameter: bool = False
 
 
+def full_name(function: FunctionType) -> str:
+    return f"{function.__module__}.{function.__qualname__}".replace("<locals>.", "")
+
+
 @dataclass(slots=True, eq=False)
 class Signature:
     """A function as its callers see it."""
@@ -38,6 +42,11 @@ class Signature:
     parameters: tuple[Variable, ...]
     result: Type
     marks: frozenset[str]
+
+    @property
+    def name(self) -> str:
+        """The full name: module and function."""
+        return full_name(self.function)
 
 
 @dataclass(slots=True, eq=False)

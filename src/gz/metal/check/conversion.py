@@ -155,8 +155,6 @@ def _reference(
         return tree.Convert(target, value.at, value)
     array = source.target
     if isinstance(target, ArrayType) and isinstance(array, ArrayType) and array.element == target.element:
-        if array.constant and not target.constant:
-            raise Refusal(node, "a constant table cannot be given away as an array that may be written")
         count = tree.Constant(_u64(), value.at, array.count or 0)
         return tree.Slice(target, value.at, value, count)
     return None

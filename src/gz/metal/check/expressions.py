@@ -44,7 +44,10 @@ def value(scope: Scope, node: ast.expr, target: Type) -> tree.Expression:
 
 def typed(scope: Scope, node: ast.expr, wanted: Type | None = None) -> tree.Expression:
     """The expression with a type of its own; not a call without a result."""
-    result = settle(expression(scope, node, wanted), node)
+    result = expression(scope, node, wanted)
+    if result.type is EXACT and wanted is not None:
+        result = coerce(result, wanted, node)
+    result = settle(result, node)
     if result.type is NONE and not isinstance(result, tree.Constant):
         raise Refusal(node, "this call has no result")
     return result

@@ -184,7 +184,8 @@ def constant(scope: Scope, node: ast.expr) -> Any:
     for part in ast.walk(node):
         if isinstance(part, ast.Name) and part.id not in bound and part.id not in names:
             names[part.id] = _name(scope, part)
-            if names[part.id] is MISSING or isinstance(names[part.id], Storage):
+            found = names[part.id]
+            if found is MISSING or isinstance(found, Storage) or is_register_file(found):
                 return MISSING
         elif isinstance(part, ast.Call) and not _safe(scope, part.func, bound):
             return MISSING

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from gz.metal import tree
 from gz.metal.errors import CompileError
-from gz.metal.emit.text import byte_string, symbol, value_type
+from gz.metal.emit.text import byte_string, value_type
 
 if TYPE_CHECKING:
     from gz.metal.emit.module import Module
@@ -30,10 +30,13 @@ class Failures:
         return self.sites.setdefault((text, file, line), len(self.sites))
 
     def need_text(self, signature: tree.Signature, at: tree.Position) -> None:
-        if self.module.target.fake or "text" in self.module.hooks:
-            return
-        hint = 'the program needs a function @hook("text")'
-        raise CompileError([signature.source.at(at, "log() has nowhere to write to", hint)])
+        """Refuse a log that has nowhere to go."""
+        if signature.symbol in self.module.within_sinks:
+            hint = f"{signature.function.__qualname__} is used by the hooks that write texts"
+            raise CompileError([signature.source.at(at, "log() inside of what log() uses", hint)])
+        if not self.module.target.fake and "text" not in self.module.hooks:
+            hint = 'the program needs a function @hook("text")'
+            raise CompileError([signature.source.at(at, "log() has nowhere to write to", hint)])
 
     def _text(self, text: str) -> int:
         return self.texts.setdefault(text, len(self.texts))
@@ -73,7 +76,7 @@ class Failures:
 
     def _hook(self, name: str, arguments: str) -> str:
         signature = self.module.hooks[name]
-        return f"call {value_type(signature.result)} {symbol(signature.symbol)}({arguments})"
+        return f"call {value_type(signature.result)} {self.module.name(signature)}({arguments})"
 
 
 SINKS = """\

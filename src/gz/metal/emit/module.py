@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 from gz.bits.storage import Storage, Table
 from gz.bits.types import BOOL, NEVER, LayoutType, Type, align_of, size_of
@@ -18,20 +18,23 @@ from gz.metal.emit.text import byte_string, symbol, value_type
 from gz.metal.errors import CompileError, Diagnostic, Refusal
 from gz.metal.target import Machine, Target
 
+if TYPE_CHECKING:
+    from gz.metal.program import Program
+
 
 class Module:
-    """`roots`: symbols to be seen from outside besides those of @export functions."""
+    """The text of a program for one target."""
 
     unlikely = ", !prof !0"
 
-    def __init__(
-        self,
-        functions: Sequence[tree.Function],
-        hooks: Mapping[str, tree.Signature],
-        roots: frozenset[str],
-        target: Target,
-    ) -> None:
-        self.functions, self.hooks, self.roots, self.target = functions, hooks, roots, target
+    def __init__(self, program: Program, target: Target) -> None:
+        self.program, self.target = program, target
+        self.functions = list(program.functions.values())
+        self.hooks = {} if target.fake else program.hooks
+        self.roots = frozenset(program.symbol(root) for root in program.roots)
+        #: Functions that the sinks of log and panic use: they can't log, or can't panic, themselves.
+        self.within_sinks = program.reached(hook for kind, hook in self.hooks.items() if kind != "panic")
+        self.within_hooks = program.reached(self.hooks.values())
         self.failures = Failures(self)
         self.debug = Debug(2) if target.debug else NoDebug()
         self._declarations: dict[str, None] = {}
@@ -40,9 +43,7 @@ class Module:
         self._texts: dict[str, str] = {}
         self._externs: dict[str, str] = {}
         self._fake_cpu = False
-        self._outside = frozenset(
-            function.signature.symbol for function in functions if function.body is None
-        )
+        self._outside = frozenset(one.signature.symbol for one in self.functions if one.body is None)
 
     def emit(self) -> str:
         """The module's text. CompileError for what the target does not have."""
@@ -100,6 +101,15 @@ class Module:
             self._object_lines.append(self._definition(item))
         return self._objects[item]
 
+    @property
+    def storage(self) -> list[Storage]:
+        """What the functions use, once the text has been made."""
+        return [item for item in self._objects if isinstance(item, Storage)]
+
+    def name(self, signature: tree.Signature) -> str:
+        """A function's symbol; in a process C names belong to the C library, so full names stand there."""
+        return symbol(signature.name if self.target.fake else signature.symbol)
+
     def _definition(self, item: Storage | Table) -> str:
         name = self._objects[item]
         if isinstance(item, Storage):
@@ -114,7 +124,7 @@ class Module:
     def callee(self, body: Body, signature: tree.Signature) -> str:
         """What to call for a function: its symbol; where the CPU is fake, a slot stands for external ones."""
         if signature.symbol not in self._outside or not self.target.fake:
-            return symbol(signature.symbol)
+            return self.name(signature)
         slot = symbol(f"gz_jit_extern.{signature.symbol}")
         self._externs.setdefault(slot, f"{slot} = global ptr null, align 8")
         function = body.let(f"load ptr, ptr {slot}, align 8")
@@ -160,7 +170,7 @@ class Module:
         result = value_type(signature.result)
         if signature.result is BOOL:
             result = f"zeroext {result}"
-        head = f"define {self._linkage(signature)}{result} {symbol(signature.symbol)}({', '.join(parameters)}){flags} #0{attachment} {{"
+        head = f"define {self._linkage(signature)}{result} {self.name(signature)}({', '.join(parameters)}){flags} #0{attachment} {{"
         return "\n".join([head, "entry:", *body.entry, *records, *body.lines, "}\n"])
 
     def _flags(self, signature: tree.Signature) -> str:

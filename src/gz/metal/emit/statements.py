@@ -282,7 +282,7 @@ def _panic(body: Body, node: tree.Panic) -> None:
 def _give_up(body: Body, pieces: Sequence[tree.Piece]) -> None:
     failures = body.module.failures
     path, line = body.signature.source.path, body.position[0]
-    if all(piece.number is None for piece in pieces):
+    if all(piece.number is None for piece in pieces) or body.signature.symbol in body.module.within_hooks:
         body.fail("".join(piece.text for piece in pieces))
         return
     body.do(f"call void @gz.begin_panic(i32 {failures.site('', path, line)})")
