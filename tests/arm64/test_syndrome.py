@@ -41,7 +41,8 @@ def test_boot_pstate() -> None:
 
 
 def test_memory_attributes() -> None:
-    assert MAIR & 0xFF == Mair.DEVICE_nGnRE
+    first = MAIR & 0xFF
+    assert first == Mair.DEVICE_nGnRE
     assert MAIR >> 8 & 0xFF == Mair.NORMAL_WRITE_BACK
     assert PA_BITS[5] == 48
 

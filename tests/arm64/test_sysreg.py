@@ -38,16 +38,16 @@ def assemble(directory: Path, lines: list[str]) -> tuple[list[int], dict[int, st
         assert complaints, done.stderr
         return [], complaints
     with output.open("rb") as file:
-        text = ELFFile(file).get_section_by_name(".text").data()
+        section = ELFFile(file).get_section_by_name(".text")
+        assert section is not None
+        text = section.data()
     return [int.from_bytes(text[i : i + 4], "little") for i in range(0, len(text), 4)], {}
 
 
 def test_encodings(tmp_path: Path) -> None:
     registers = list(TABLE.values())
     reading = [("mrs x0, {}" if register.access != "wo" else "msr {}, x0") for register in registers]
-    by_name, complaints = assemble(
-        tmp_path, [line.format(r.name) for line, r in zip(reading, registers, strict=True)]
-    )
+    by_name, complaints = assemble(tmp_path, [line.format(r.name) for line, r in zip(reading, registers, strict=True)])
     assert not complaints
     by_number, complaints = assemble(
         tmp_path, [line.format(r.encoding) for line, r in zip(reading, registers, strict=True)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Register ids of SET_ONE_REG and GET_ONE_REG; the encoding is that of KVM (Linux, virt/kvm/api.rst, KVM_SET_ONE_REG)."""
+"""Register ids of SET_ONE_REG and GET_ONE_REG, encoded as KVM does (Linux, virt/kvm/api.rst, KVM_SET_ONE_REG)."""
 
 from __future__ import annotations
 

@@ -100,7 +100,7 @@ class SCTLR_EL2(Register):
     nAA = field(6)
     EOS = field(11)
     EnDB = field(13)
-    I = field(12)
+    I = field(12)  # noqa: E741 - the manual's name
     WXN = field(19)
     IESB = field(21)
     EIS = field(22)
@@ -130,7 +130,7 @@ class SCTLR_EL1(Register):
     UMA = field(9)
     EnRCTX = field(10)
     EOS = field(11)
-    I = field(12)
+    I = field(12)  # noqa: E741 - the manual's name
     EnDB = field(13)
     DZE = field(14)
     UCT = field(15)
@@ -323,7 +323,7 @@ class SPSR(Register):
     """A :class:`Mode`."""
     AArch32 = field(4)
     F = field(6)
-    I = field(7)
+    I = field(7)  # noqa: E741 - the manual's name
     A = field(8)
     D = field(9)
     BTYPE = field(11, 10)
