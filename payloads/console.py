@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from gz.arm64.insn import hvc, wfi
+from gz.arm64.insn import hvc, smc, wfi
 from gz.arm64.pl011 import FR, Pl011
 from gz.arm64.psci import Psci
 from gz.bits import Va, u8, u32, u64
@@ -66,6 +66,8 @@ def stop() -> NoReturn:
 
 @export
 def power_off() -> NoReturn:
+    """By HVC, as guests and the bare machine have it; by SMC where HVC is not the conduit, as for a host."""
     hvc(Psci.SYSTEM_OFF)
+    smc(Psci.SYSTEM_OFF)
     while True:
         wfi()

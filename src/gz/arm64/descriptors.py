@@ -144,7 +144,7 @@ MAIR = (
 """MAIR_ELx for :class:`MairIndex`."""
 
 PA_BITS = (32, 36, 40, 42, 44, 48, 52)
-"""Physical address bits by ID_AA64MMFR0_EL1.PARange, which is also what TCR_EL1.IPS, TCR_EL2.PS and VTCR_EL2.PS hold."""
+"""Physical address bits by ID_AA64MMFR0_EL1.PARange; TCR_EL1.IPS, TCR_EL2.PS and VTCR_EL2.PS have the same values."""
 
 TG0_4K = 0
 TG0_64K = 1
