@@ -12,8 +12,11 @@ import ctypes
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import gz.core.frames as frames
+import gz.core.memory as memory
+import gz.core.pages as pages
 from gz.core.memory import RAM_WINDOW
-from gz.metal import Program
+from gz.metal.program import Program
 from gz.metal.buffer import map_at
 
 PAGE = 4096
@@ -68,16 +71,14 @@ class Memory:
 
 
 class Machine:
-    """Roots compiled once; `reset` before each test."""
+    """Roots compiled once; `reset` before each test. `externs` stand for assembly, where the roots reach it."""
 
     def __init__(self, *roots: Callable[..., Any], externs: dict[str, Callable[..., Any]] | None = None) -> None:
-        import gz.core.frames as frames
-        import gz.core.pages as pages
-
         map_ram()
         self._boot = (frames.add, pages.add, pages.keep)
-        self.program = Program(roots=[*roots, *self._boot])
-        self.jit = self.program.jit(externs=externs or {})
+        self.program = Program(roots=[*roots, *self._boot, memory.clean])
+        outside = {name for name, function in self.program.functions.items() if function.body is None}
+        self.jit = self.program.jit(externs={n: f for n, f in (externs or {}).items() if n in outside})
         self.memory = Memory()
 
     def fn(self, function: Callable[..., Any]) -> Callable[..., Any]:

@@ -273,8 +273,8 @@ class Oracle:
             return INVALID, []
         base = 0x6030_0000_0010_0000
         register = id - base
-        if register % 2 or not 0 <= register <= 60:  # the tests use x0 to x30 and what is none at all
-            return NOT_SUPPORTED, []
+        if register % 2 or not 0 <= register <= 60:  # the tests use x0 to x30 and malformed ids
+            return INVALID, []
         if write:
             vm.registers[vcpu, register] = value
             return OK, []

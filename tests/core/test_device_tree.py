@@ -100,8 +100,8 @@ def compiled(source: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def program() -> Program:
-    return Program(
+def jit():
+    program = Program(
         roots=[
             tree.open,
             tree.root,
@@ -115,13 +115,15 @@ def program() -> Program:
             placement.find,
         ]
     )
+    return program.jit()
 
 
 class Machine:
-    """One tree, read by a program with fresh storage. The blob ends where its memory does."""
+    """One tree, read with fresh storage. The blob ends where its memory does."""
 
-    def __init__(self, program: Program, blob: bytes) -> None:
-        self.jit = program.jit()
+    def __init__(self, jit, blob: bytes) -> None:
+        self.jit = jit
+        jit.reset()
         self.blob = self.jit.buffer(SIZE_MAX)
         self.at = self.blob.address
         self.blob.memory[: len(blob)] = blob
@@ -165,8 +167,8 @@ def walk(fdt: libfdt.Fdt) -> list[tuple[str, int]]:
 
 
 @pytest.fixture(params=["", RESERVED], ids=["without reservations", "with reservations"])
-def board(request, program) -> Machine:
-    found = Machine(program, compiled(SOURCE.replace("RESERVED", request.param)))
+def board(request, jit) -> Machine:
+    found = Machine(jit, compiled(SOURCE.replace("RESERVED", request.param)))
     assert found.opened
     return found
 
@@ -195,15 +197,15 @@ def test_discovery(board):
     assert [cpus[i].mpidr for i in range(m.cpu_count)] == [0, 0x100, 0x1_0001]
 
 
-def test_uart_without_stdout_path(program):
+def test_uart_without_stdout_path(jit):
     source = SOURCE.replace('stdout-path = "serial0:115200n8";', "").replace("RESERVED", "")
-    board = Machine(program, compiled(source))
+    board = Machine(jit, compiled(source))
     board.discover()
     assert board.machine.uart.base == 0x1000, "the first that is not disabled"
 
 
-def test_reserved_memory_is_taken(program):
-    board = Machine(program, compiled(SOURCE.replace("RESERVED", RESERVED)))
+def test_reserved_memory_is_taken(jit):
+    board = Machine(jit, compiled(SOURCE.replace("RESERVED", RESERVED)))
     board.discover()
     taken = board.jit.storage("gz.core.placement.placement")
     assert ranges(taken.taken, taken.count) == [(0x4200_0000, 0x1_0000)]
@@ -278,7 +280,7 @@ def test_dtc_reads_the_host_tree(board):
 
 @pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs QEMU")
 @pytest.mark.parametrize("gic_memory", [("3", 1024), ("3", 4096)])
-def test_qemu_tree(program, tmp_path: Path, gic_memory):
+def test_qemu_tree(jit, tmp_path: Path, gic_memory):
     version, memory = gic_memory
     for name, size in (("kernel", 1 << 20), ("initrd", 4097)):
         (tmp_path / name).write_bytes(bytes(size))
@@ -293,7 +295,7 @@ def test_qemu_tree(program, tmp_path: Path, gic_memory):
         check=True,
         stderr=subprocess.DEVNULL,
     )  # fmt: skip
-    board = Machine(program, (tmp_path / "dtb").read_bytes())
+    board = Machine(jit, (tmp_path / "dtb").read_bytes())
     board.discover()
     m = board.machine
     assert ranges(m.ram, m.ram_count) == [(0x4000_0000, memory << 20)]
@@ -305,21 +307,21 @@ def test_qemu_tree(program, tmp_path: Path, gic_memory):
     assert board.jit.fn(hole.find)(board.tree.address, 1 << 40) == 0x4000_0000 + (memory << 20)
 
 
-def test_what_is_no_tree(program):
+def test_what_is_no_tree(jit):
     good = compiled(SOURCE.replace("RESERVED", ""))
-    assert Machine(program, good).opened
+    assert Machine(jit, good).opened
     for damaged in (bytes(64), b"\0" * len(good), good[:-1], good[:39], good[:4] + b"\xff" * 4 + good[8:]):
-        board = Machine(program, damaged)
+        board = Machine(jit, damaged)
         assert not board.opened
         assert board.nodes() == []
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_damaged_trees(program, seed):
+def test_damaged_trees(jit, seed):
     """Any damage: no access outside of the blob, no endless loop, no assertion."""
     chance = random.Random(seed)
     good = compiled(SOURCE.replace("RESERVED", RESERVED))
-    board = Machine(program, good)
+    board = Machine(jit, good)
     for _ in range(60):
         blob = bytearray(good)
         for _ in range(chance.choice((1, 2, 8, 64))):

@@ -9,7 +9,7 @@ import pytest
 from el2 import FRAMES, PAGE, Machine
 
 import gz.core.frames as frames
-from gz.metal import Panic
+from gz.metal.jit import Panic
 
 
 @pytest.fixture(scope="module")

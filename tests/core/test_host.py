@@ -13,6 +13,7 @@ from gz.abi import doorbell
 from gz.abi.calls import Call, smc32, smc64
 from gz.arm64.syndrome import DataAbort, ExceptionClass, FaultStatus, syndrome
 from gz.core import host
+from gz.metal.values import address_of
 
 IMAGE, IMAGE_SIZE = LOW + 2 * MIB, 0x12_3000
 POOL, POOL_SIZE = CORE, 16 * MIB
@@ -109,7 +110,7 @@ class Trap:
         r.SCTLR_EL1 = 0x30D0_0800
         cpu = machine.storage("gz.core.cpu.CPUS")[0]
         self.context = cpu.host
-        self.context.cpu = cpu
+        self.context.cpu = address_of(cpu)
         for i in range(31):
             self.context.x[i] = x[i] if i < len(x) else 0x5500 + i
         self.before = [self.context.x[i] for i in range(31)]
@@ -201,5 +202,3 @@ def test_random_syndromes(machine):
         x = [chance.choice((chance.getrandbits(64), chance.getrandbits(32), smc64(Call.PROBE))) for _ in range(31)]
         trap = Trap(machine, esr, far=chance.getrandbits(64), ipa=ipa, x=x, el=chance.randrange(2))
         assert trap.registers.ELR_EL2 in (0x1000, 0x1004, Trap.VBAR + 0x200, Trap.VBAR + 0x400)
-
-

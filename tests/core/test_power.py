@@ -11,6 +11,7 @@ from gz.arm64.psci import AffinityState, Psci, PsciStatus
 from gz.arm64.smccc import Smccc, Trng
 from gz.core import power
 from gz.metal import Program
+from gz.metal.values import address_of
 
 RAM, RAM_SIZE = 0x4000_0000, 0x1000_0000
 LOADED = 0x4020_0000
@@ -20,28 +21,31 @@ WORD = (1 << 64) - 1
 NOT_SUPPORTED = -1 & WORD
 
 
+START = 0xC000_0000_0000
+
+
 @pytest.fixture(scope="module")
-def program() -> Program:
-    return Program(roots=[power.call])
+def jit():
+    externs = {"image_start": lambda: START, "secondary_start": lambda: START + SECONDARY}
+    return Program(roots=[power.call]).jit(externs=externs)
 
 
 class Firmware:
     """Records what reaches it; answers 0 or what `answers` says by function."""
 
-    def __init__(self, program: Program) -> None:
-        start = 0xC000_0000_0000
-        self.jit = program.jit(externs={"image_start": lambda: start, "secondary_start": lambda: start + SECONDARY})
+    def __init__(self, jit) -> None:
+        self.jit = jit
+        jit.reset()
         machine = self.jit.storage("gz.core.platform.machine")
         machine.ram[0].base, machine.ram[0].size, machine.ram_count = RAM, RAM_SIZE, 1
         machine.image.base, machine.image.size = LOADED, 0x10_0000
         machine.cpu_count = len(MPIDRS)
-        self.jit.storage("gz.core.mmu.tables").distance = start - LOADED
+        self.jit.storage("gz.core.mmu.tables").distance = START - LOADED
         self.cpus = self.jit.storage("gz.core.cpu.CPUS")
         for i, mpidr in enumerate(MPIDRS):
             self.cpus[i].index, self.cpus[i].mpidr = i, mpidr
             self.cpus[i].power = AffinityState.ON if i == 0 else AffinityState.OFF
-        # TPIDR_EL2 and the pointer from context to CPU: the host runs on CPU 0
-        self.jit.storage("gz.core.cpu.CPUS")[0].host.cpu = self.cpus[0]
+        self.cpus[0].host.cpu = address_of(self.cpus[0])
         self.seen: list[tuple[int, ...]] = []
         self.answers: dict[int, int] = {}
         self.jit.on_smc(self._smc)
@@ -64,8 +68,8 @@ class Firmware:
 
 
 @pytest.fixture
-def firmware(program) -> Firmware:
-    return Firmware(program)
+def firmware(jit) -> Firmware:
+    return Firmware(jit)
 
 
 def test_cpu_on_enters_the_core(firmware):

@@ -29,8 +29,9 @@ class Tables:
 
     BASE = 0x7000_0000
 
-    def __init__(self, program: Program) -> None:
-        self.jit = program.jit()
+    def __init__(self, jit) -> None:
+        self.jit = jit
+        jit.reset()
         self.memory = self.jit.buffer(TABLE_COUNT * PAGE)
         tables = self.jit.storage("gz.core.mmu.tables")
         tables.base, tables.used, tables.distance = self.memory.address, 1, self.memory.address - self.BASE
@@ -55,13 +56,13 @@ class Tables:
 
 
 @pytest.fixture
-def tables(program) -> Tables:
-    return Tables(program)
+def tables(jit) -> Tables:
+    return Tables(jit)
 
 
 @pytest.fixture(scope="module")
-def program() -> Program:
-    return Program(roots=[mmu.map, mmu.map_device, mmu.map_ram])
+def jit():
+    return Program(roots=[mmu.map, mmu.map_device, mmu.map_ram]).jit()
 
 
 STRETCHES = [

@@ -118,11 +118,12 @@ def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i
 
 def _overlaps(vm: Vm, number: u32, base: Ipa, page_count: u64) -> bool:
     """Another slot than `number` has one of these pages."""
+    end = base + (page_count << PAGE_SHIFT)
     for i in range(SLOTS_MAX):
         slot = vm.slots[i]
-        if i != number and base < slot.base + (slot.page_count << PAGE_SHIFT):
-            if slot.base < base + (page_count << PAGE_SHIFT):
-                return True
+        declared = i != number and slot.page_count != 0
+        if declared and slot.base < end and base < slot.base + (slot.page_count << PAGE_SHIFT):
+            return True
     return False
 
 
