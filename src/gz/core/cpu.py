@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from gz.arm64.sysreg import sysreg
-from gz.bits import Array, Ptr, Struct, Va, storage, u32, u64
+from gz.bits import Ptr, Struct, Va, storage, u32, u64
 from gz.core.context import Context
 from gz.metal import inline, view
 
@@ -37,3 +37,6 @@ CPUS = storage(Cpu, CPU_COUNT_MAX)
 def this_cpu() -> Cpu:
     """The CPU that executes; TPIDR_EL2 holds the context below, and every context knows its CPU."""
     return view(Context, Va(sysreg.TPIDR_EL2)).cpu
+
+
+import gz.core.vcpu  # noqa: E402, F401  (contexts refer to the struct)

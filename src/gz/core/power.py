@@ -13,7 +13,7 @@ from typing import NoReturn
 
 import gz.core.image as image
 import gz.core.mmu as mmu
-from gz.arm64.insn import dsb, smc, wfi
+from gz.arm64.insn import dsb, hvc, smc, wfi
 from gz.arm64.psci import PSCI_LAST, AffinityState, Psci, PsciStatus
 from gz.arm64.smccc import NOT_SUPPORTED, FunctionId, Owner, Smccc, Trng
 from gz.bits import Pa, u32, u64
@@ -191,8 +191,10 @@ def _features(function: u64) -> u64:
 
 @cold
 def off() -> NoReturn:
-    """The end of the machine; without firmware, of this CPU."""
+    """The end of the machine; without firmware, of this CPU. HVC: the core was entered at EL1."""
     if machine.psci_smc != 0:
         smc(Psci.SYSTEM_OFF)
+    elif machine.psci_hvc != 0:
+        hvc(Psci.SYSTEM_OFF)
     while True:
         wfi()

@@ -8,6 +8,7 @@ registers go into a `Fault` and `unexpected` panics on a stack of its own.
 
 from __future__ import annotations
 
+import gz.core.cpu  # noqa: F401  (contexts refer to the struct)
 from gz.bits import Array, Struct, array, u64
 from gz.core.context import Context, FpState
 from gz.metal import assembly, extern
