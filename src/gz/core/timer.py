@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gz.core.list_registers as list_registers
 import gz.core.vgic as vgic
 from gz.arm64.gic import FRAME_SIZE, GicrSgi
 from gz.arm64.insn import dsb, isb
@@ -129,6 +130,7 @@ def interrupt(vcpu: Vcpu) -> None:
     _redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
     dsb("sy")
     vgic.acquire(vcpu)
+    list_registers.reclaim(vcpu)  # the one before, which the guest has ended: not to be taken for the end of this one
     private = vcpu.gic.private
     private.line |= _VIRTUAL
     vcpu.timer.held = 1
