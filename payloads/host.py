@@ -132,5 +132,6 @@ def run_guest(image: u64, size: u64) -> None:
 def payload(blob: Va) -> None:
     if not trees.open(tree, blob, _TREE_ROOM):
         panic("no device tree\n")
+    interrupts.enable()
     begin = number(INITRD_START)
     run_guest(begin, number(INITRD_END) - begin)

@@ -30,6 +30,7 @@ _ENABLED = 1 << SGI | sum(1 << interrupt for interrupt in _PRIVATE)
 def prepare(cpu: Cpu) -> None:
     """Once per CPU, after the host set up its redistributor: our SGI, the maintenance interrupt and both timers."""
     frame = mmio(GicrSgi, cpu.redistributor + FRAME_SIZE)
+    frame.IGROUPR0 = frame.IGROUPR0 | _ENABLED
     if machine.group0 != 0:
         frame.IGROUPR0 = frame.IGROUPR0 & ~(1 << SGI)
         frame.IPRIORITYR[SGI] = 0
