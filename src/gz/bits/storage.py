@@ -31,6 +31,9 @@ class Declared:
                 return f"{self.module}.{name}"
         return f"{self.module}.{type(self).__name__.lower()}@{id(self):x}"
 
+    def __repr__(self) -> str:
+        return self.name.rpartition(".")[2]
+
 
 class Storage(Declared):
     """Zero-initialised writable memory."""
