@@ -38,12 +38,14 @@ from gz.metal import (
     copy,
     count_leading_zeros,
     fetch_add,
+    hook,
     inline,
     load_acquire,
     log,
     mmio,
     noinline,
     panic,
+    peek8,
     peek32,
     poke64,
     popcount,
@@ -55,6 +57,7 @@ from gz.metal import (
 )
 
 PAGE = 4096
+LOG = Va(0x900_0000)
 NAMES = ("zero", "one", "two")
 SAVED = (SysRegs.VBAR_EL1, SysRegs.TPIDR_EL1, SysRegs.ELR_EL1)
 
@@ -120,6 +123,18 @@ TREES = storage(Tree, 3)
 FIRST = storage(Node)
 WEIGHTS = table(u16, [1, 10, 100, 1000])
 SHAPES = table(Lock, [{"next": 1, "serving": 2}, {"next": 3, "serving": 4}])
+
+
+@hook("text")
+def write_text(text: Va, length: u64) -> None:
+    for i in range(length):
+        mmio(Uart, LOG).DR = peek8(text + i)
+
+
+@hook("number")
+def write_number(value: u64, base: u32, signed: bool) -> None:
+    mmio(Uart, LOG).DR = u32(value) + (base if signed else 0)
+
 
 Visit = Callable[[Node], u64]
 
