@@ -317,10 +317,15 @@ def notify(vm: Vm, number: u32, changed: u32, own: Vcpu | None) -> None:
     gic.busy |= u32(1) << number
     waiting = ready(gic, bank) & changed
     everyone = bank.any & waiting
+    again = bank.latch & bank.listed & changed
     for i in range(VCPUS):
         vcpu = vm.vcpus[i]
-        if vcpu is not None and waiting & (vcpu.gic.routed[number] | everyone) != 0:
-            poke(vcpu, own)
+        if vcpu is not None:
+            if again != 0 and vcpu.gic.used != 0:
+                vcpu.gic.stale = 1  # one of them has it in a list register, where it has to be pending again
+                poke(vcpu, own)
+            elif waiting & (vcpu.gic.routed[number] | everyone) != 0:
+                poke(vcpu, own)
 
 
 # Sources.
@@ -413,10 +418,9 @@ def flush(vcpu: Vcpu) -> None:
     gic = vcpu.gic
     gic.dirty = 0  # before looking: who comes later sets it again
     acquire(vcpu)
-    if gic.stale != 0:
+    list_registers.reclaim(vcpu)
+    if gic.stale != 0 or gic.private.latch & gic.private.listed != 0:
         list_registers.fold(vcpu)
-    else:
-        list_registers.reclaim(vcpu)
     if gic.private.line != 0:
         timer.resample(vcpu)
     list_registers.fill(vcpu)
