@@ -1,0 +1,62 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Stock Debian as guest of stock Debian on the core: the promises of README.md."""
+
+from __future__ import annotations
+
+import pytest
+
+from hosts import Boards, Host
+
+
+@pytest.mark.parametrize("vcpus", [1, 2, 4])
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_a_guest_boots_and_answers(boards: Boards, cpus: int, vcpus: int):
+    """More vCPUs than CPUs included."""
+    host = boards.host(cpus)
+    assert int(host.shell("nproc")) == cpus
+    done = host.guest("sh", "-c", "uname -rm; nproc; cat; echo wrong >&2; exit 3", cpus=vcpus, stdin=b"in\n")
+    assert done.stdout.decode().split() == [host.software.release, "aarch64", str(vcpus), "in"], done
+    assert b"wrong" in done.stderr and done.status == 3, done
+    assert host.huge_pages() == 0
+
+
+def test_a_disk_both_ways(host: Host):
+    """64 MiB read and written through virtio-blk, compared by checksum on both sides."""
+    size = 64
+    host.shell(f"mkdir -p /run/test; head -c {size}M /dev/urandom >/run/test/from; truncate -s {size}M /run/test/to")
+    expected = host.shell("sha256sum /run/test/from").split()[0]
+    script = "set -e; sha256sum /dev/vda; dd if=/dev/vda of=/dev/vdb bs=1M 2>/dev/null; sync; sha256sum /dev/vdb"
+    done = host.guest("sh", "-c", script, disks=["/run/test/from,ro", "/run/test/to"])
+    assert done.stdout.decode().split() == [expected, "/dev/vda", expected, "/dev/vdb"], done
+    assert host.shell("sha256sum /run/test/to").split()[0] == expected
+    host.shell("rm /run/test/from /run/test/to")
+
+
+def test_a_read_only_disk_stays_as_it_is(host: Host):
+    host.shell("head -c 1M /dev/zero >/run/test/zeros")
+    done = host.guest("sh", "-c", "cat /sys/block/vda/ro; echo x >/dev/vda && sync", disks=["/run/test/zeros,ro"])
+    assert done.stdout.startswith(b"1\n") and done.status != 0
+    assert not host.shell("tr -d '\\0' </run/test/zeros")
+
+
+def test_two_guests_at_the_same_time(host: Host):
+    guests = [host.start("sh", "-c", f"sleep 2; echo guest {number}") for number in (1, 2)]
+    for number, process in enumerate(guests, 1):
+        process.end_input()
+        done = process.wait(300)
+        assert (done.status, done.text) == (0, f"guest {number}\n"), done
+    assert host.huge_pages() == 0
+
+
+def test_ten_guests_one_after_another(host: Host):
+    """All memory comes back to the host."""
+    free = "awk '/MemFree/ { print $2 }' /proc/meminfo"
+    host.guest("true")
+    before = int(host.shell(f"sync; echo 3 >/proc/sys/vm/drop_caches; {free}"))
+    for number in range(10):
+        done = host.guest("echo", str(number), memory=128)
+        assert (done.status, done.text) == (0, f"{number}\n"), done
+        assert host.huge_pages() == 0
+    after = int(host.shell(f"sync; echo 3 >/proc/sys/vm/drop_caches; {free}"))
+    # The initrds of ten guests stay in /run; a guest's 128 MiB would show.
+    assert before - after < 64 * 1024, (before, after)
