@@ -1,0 +1,96 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The payloads above the core, as host and as guest: it lives through everything they do."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from emulator import bare, counts, guest, host
+
+from gz.abi.calls import CALL_COUNT, SMC32_BASE, SMC64_BASE
+from gz.abi.guest import VendorCall
+from gz.arm64.psci import VERSION_1_1, Psci
+from gz.arm64.smccc import VERSION_1_2, Smccc
+
+CPUS = ["cortex-a72", "cortex-a76", "neoverse-n1", "max"]
+
+#: Instructions of one round trip: no more than this.
+TARGETS = {"hvc_psci_version": 200, "mmio_read_vgic": 350, "eoi": 25}
+
+HOST_CALLS = {base + index for base in (SMC32_BASE, SMC64_BASE) for index in range(CALL_COUNT)}
+
+
+def answers(lines: list[str]) -> dict[int, int]:
+    """Function id to x0 of the calls that are known."""
+    found = (re.fullmatch(r"function (0x[0-9a-f]+) answers (0x[0-9a-f]+)", line) for line in lines)
+    return {int(match[1], 16): int(match[2], 16) for match in found if match}
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_hello_host(cpu: str) -> None:
+    (line,) = host("hello", cpu=cpu)
+    assert line.startswith("hello from a guest")
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_hello_guest(cpu: str) -> None:
+    assert guest("hello", cpu) == ["hello from a guest, device tree at 0x0"]
+
+
+def test_exits() -> None:
+    lines = guest("exits")
+    measured = {name: int(count) for name, count in (line.split() for line in lines)}
+    assert list(measured) == ["hvc_psci_version", "mmio_read_vgic", "mmio_read_user", "eoi", "ipi", "timer"]
+    assert all(measured[name] <= most for name, most in TARGETS.items()), measured
+    assert guest("exits") == lines
+
+
+def test_host_interrupts_cost_nothing() -> None:
+    """The host's own interrupts, timer and GIC are the hardware's."""
+    names = ("eoi", "ipi", "timer", "mmio_read_vgic")
+    ours, theirs = (dict(line.split() for line in lines) for lines in (host("exits"), bare("exits")))
+    assert {name: ours[name] for name in names} == {name: theirs[name] for name in names}
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_registers_of_a_host(cpu: str) -> None:
+    lines = [counts(line.partition(": ")[2]) for line in host("registers", cpu=cpu)]
+    assert [sum(kinds.values()) for kinds in lines] == [1 << 14] * 3
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_registers_of_a_guest(cpu: str) -> None:
+    """What the bare CPU does not know no guest knows, and it gets no exception that the bare CPU would not give."""
+    ours, theirs = (
+        [counts(line.partition(": ")[2]) for line in lines]
+        for lines in (guest("registers", cpu), bare("registers", cpu))
+    )
+    assert [sum(kinds.values()) for kinds in ours] == [1 << 14] * 3
+    for guests, machines in zip(ours, theirs, strict=True):
+        assert guests["other"] <= machines["other"]
+        assert guests["undefined"] >= machines["undefined"]
+    assert ours[1]["read"] > 100
+
+
+def test_calls_of_a_guest() -> None:
+    lines = guest("calls")
+    known = answers(lines)
+    assert known[Psci.VERSION] == VERSION_1_1
+    assert known[Smccc.VERSION] == VERSION_1_2
+    assert VendorCall.CALL_UID in known
+    assert not HOST_CALLS & set(known)
+    kinds = [counts(line) for line in lines if line.endswith("answered")]
+    hosts = [kinds[1], kinds[5]]
+    assert hosts == [{"calls": 40, "not supported": 40, "undefined": 0, "answered": 0}] * 2
+    assert not any(kind["answered"] for kind in (kinds[3], kinds[7])), "an immediate is no call"
+
+
+def test_calls_of_a_host() -> None:
+    """All are answered; wild arguments are refused."""
+    lines = host("calls")
+    known = answers(lines)
+    assert set(known) >= HOST_CALLS
+    kinds = [counts(line) for line in lines if line.endswith("answered")]
+    assert kinds[1]["answered"] == 2 * CALL_COUNT
+    assert len(kinds) == 8
