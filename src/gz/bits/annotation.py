@@ -137,7 +137,7 @@ def _resolve(node: ast.expr, names: Mapping[str, Any]) -> Any:
     if isinstance(node, ast.Attribute):
         try:
             return getattr(_resolve(node.value, names), node.attr)
-        except AttributeError as error:
+        except (AttributeError, TypeError) as error:
             raise AnnotationError(str(error), node) from None
     raise AnnotationError(f"`{ast.unparse(node)}` is no type", node)
 

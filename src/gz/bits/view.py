@@ -6,6 +6,7 @@ An item of a cast memoryview is copied with one access of its width, which a rin
 
 from __future__ import annotations
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from gz.bits.types import (
     EnumType,
     IntType,
     LayoutType,
+    PointerType,
     RegisterType,
     Type,
     size_of,
@@ -56,7 +58,19 @@ def load(memory: memoryview, offset: int, type: Type) -> Any:
 def store(memory: memoryview, offset: int, type: Type, value: Any) -> None:
     if isinstance(type, LayoutType | ArrayType):
         raise TypeError(f"{type} lies in place: assign to what it contains")
+    if isinstance(type, PointerType):
+        value = 0 if value is None else address_of(value)
     memory[offset : offset + size_of(type)].cast(_format(type))[0] = int(value)
+
+
+def address_of(value: Any) -> int:
+    """Where a view lies in this process; numbers are addresses already."""
+    if isinstance(value, int):
+        return value
+    memory: Any = getattr(value, "_bytes", None)
+    if memory is None:
+        memory = value._memory if isinstance(value, ArrayView) else value
+    return ctypes.addressof(ctypes.c_ubyte.from_buffer(memory))
 
 
 class ArrayView:

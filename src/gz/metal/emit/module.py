@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from gz.bits.storage import Storage, Table
@@ -56,6 +57,8 @@ class Module:
                 errors.extend(error.diagnostics)
         if errors:
             raise CompileError(errors)
+        if self.target.fake:
+            self._all_storage()
         failures = self.failures.emit()
         head = [
             f'target datalayout = "{self.target.datalayout}"',
@@ -100,6 +103,15 @@ class Module:
             self._objects[item] = symbol(item.name)
             self._object_lines.append(self._definition(item))
         return self._objects[item]
+
+    def _all_storage(self) -> None:
+        """Tests may look at storage that no function of the program uses."""
+        names = [one.signature.function.__module__ for one in self.functions]
+        packages = {name.rpartition(".")[0] for name in names if "." in name}
+        for name in sorted({*names, *(name for name in sys.modules if name.rpartition(".")[0] in packages)}):
+            for item in list(vars(sys.modules[name]).values()) if name in sys.modules else ():
+                if isinstance(item, Storage):
+                    self.global_object(item)
 
     @property
     def storage(self) -> list[Storage]:
