@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from enum import IntEnum
-from typing import Any, TypeVar, cast, overload
+from typing import Any, ClassVar, TypeVar, cast, overload
 
 from gz.bits import annotation as annotations
 from gz.bits.layout import Array, Layout
@@ -18,10 +19,14 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 class Declared:
-    """A top-level object; `name` is its module's name and its own."""
+    """A top-level object; `name` is its module's name and its own, or its number if a container holds it."""
+
+    _count: ClassVar[Counter[str]] = Counter()
 
     def __init__(self) -> None:
         self.module: str = sys._getframe(3).f_globals.get("__name__", "?")  # pyright: ignore[reportPrivateUsage]
+        self.number = self._count[self.module]
+        self._count[self.module] += 1
 
     @property
     def name(self) -> str:
@@ -29,7 +34,7 @@ class Declared:
         for name, value in vars(module).items() if module else ():
             if value is self:
                 return f"{self.module}.{name}"
-        return f"{self.module}.{type(self).__name__.lower()}@{id(self):x}"
+        return f"{self.module}.{type(self).__name__.lower()}.{self.number}"
 
     def __repr__(self) -> str:
         return self.name.rpartition(".")[2]

@@ -23,6 +23,7 @@ import llvmlite.binding as llvm
 from gz.bits.types import Type
 from gz.metal.buffer import map_at
 from gz.metal.emit.text import value_type
+from gz.metal.engine import compile
 
 
 class Status(IntEnum):
@@ -326,28 +327,13 @@ leave:
 """
 
 
-def compile(text: str | llvm.ModuleRef, level: int) -> llvm.ExecutionEngine:
-    """IR to machine code of this process; RuntimeError if LLVM does not take it."""
-    module = llvm.parse_assembly(text) if isinstance(text, str) else text
-    module.verify()
-    machine = llvm.Target.from_default_triple().create_target_machine(opt=level)
-    if level:
-        builder = llvm.create_pass_builder(machine, llvm.create_pipeline_tuning_options(speed_level=level))
-        builder.getModulePassManager().run(module, builder)
-    engine = llvm.create_mcjit_compiler(module, machine)
-    engine.finalize_object()
-    return engine
-
-
 @functools.cache
 def shared_page() -> memoryview:
     """The words, once per process, with the signal handlers behind them."""
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
     map_at(PAGE_ADDRESS, PAGE_SIZE)
     words = memoryview((ctypes.c_uint64 * (PAGE_SIZE // 8)).from_address(PAGE_ADDRESS)).cast("B").cast("Q")
     words[Word.TICK_LIMIT] = HANG_TICKS
-    _ENGINES.append(engine := compile(HANDLERS, 1))
+    _ENGINES.append(engine := compile(llvm.parse_assembly(HANDLERS), 1))
     old_actions = engine.get_global_value_address("old_actions")
     for number in (*FAULTS, signal.SIGPROF):
         name = "on_tick" if number == signal.SIGPROF else "on_fault"

@@ -16,7 +16,7 @@ from gz.arm64.sysreg import TABLE
 from gz.bits.annotation import as_value, type_of
 from gz.bits.storage import Storage
 from gz.bits.types import TupleType, Type, size_of
-from gz.metal import fake_cpu
+from gz.metal import engine, fake_cpu
 from gz.metal.buffer import Buffer
 from gz.metal.emit.text import value_type
 from gz.metal.fake_cpu import Kind, Signature, Status, Word
@@ -120,7 +120,7 @@ class Jit:
         self._callbacks: dict[str, Any] = {}
         self._calls: dict[str, Callable[..., Any]] = {}
         self._raw: dict[str, Callable[..., int]] = {}
-        self._engine = fake_cpu.compile(self._complete(ir), level)
+        self._engine = engine.compile(self._complete(ir), level)
         self._registers = self._array("gz_jit_sysregs", ctypes.c_uint64, REGISTER_COUNT)
         self._hooked = self._array("gz_jit_sysreg_hooks", ctypes.c_uint8, REGISTER_COUNT)
         self._event_count = self._array("gz_jit_event_count", ctypes.c_uint64, 1)
