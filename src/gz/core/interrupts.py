@@ -62,6 +62,7 @@ class VcpuGic(Struct):
     announce: u32  # leave with exit IPI: an idle vCPU has got an interrupt
     loaded: u32  # list registers, VMCR and active priorities are in the CPU
     used: u32  # list registers that hold an interrupt
+    written: u32  # those that are not zero
     latched: u32  # those whose interrupt was pending by its latch
     registers: u32  # the list registers there are on this CPU
     sleep: u32  # GICR_WAKER.ProcessorSleep

@@ -86,6 +86,11 @@ def save(vcpu: Vcpu) -> None:
     gic = vcpu.gic
     vgic.acquire(vcpu)
     fold(vcpu)
+    written = gic.written
+    while written != 0:
+        write_register(count_trailing_zeros(written), 0)
+        written &= written - 1
+    gic.written = 0
     gic.vmcr = sysreg.ICH_VMCR_EL2
     sysreg.ICH_VMCR_EL2 = 0
     _save_priorities(gic, u32(ICH_VTR_EL2(sysreg.ICH_VTR_EL2).PREbits))
@@ -263,6 +268,7 @@ def _list(vcpu: Vcpu, bank: Bank, intid: u32) -> None:
     index = count_trailing_zeros(gic.registers & ~gic.used)
     slot = u32(1) << index
     gic.used |= slot
+    gic.written |= slot
     gic.latched &= ~slot
     gic.intid[index] = intid
     allowed = vgic.forwarded(vcpu.vm.vgic, bank) & bit

@@ -206,6 +206,8 @@ def _physical_line(vcpu: Vcpu) -> None:
         if private.line & _PHYSICAL == 0:
             private.line |= _PHYSICAL
             vcpu.gic.dirty = 1
+            if private.listed & _PHYSICAL != 0:
+                vcpu.gic.stale = 1  # active, and the list register knows nothing of the level
     else:
         private.line &= ~_PHYSICAL
 

@@ -317,12 +317,12 @@ def notify(vm: Vm, number: u32, changed: u32, own: Vcpu | None) -> None:
     gic.busy |= u32(1) << number
     waiting = ready(gic, bank) & changed
     everyone = bank.any & waiting
-    again = bank.latch & bank.listed & changed
+    again = pending(bank) & bank.listed & changed
     for i in range(VCPUS):
         vcpu = vm.vcpus[i]
         if vcpu is not None:
             if again != 0 and vcpu.gic.used != 0:
-                vcpu.gic.stale = 1  # one of them has it in a list register, where it has to be pending again
+                vcpu.gic.stale = 1  # one of them has it in a list register, which does not know
                 poke(vcpu, own)
             elif waiting & (vcpu.gic.routed[number] | everyone) != 0:
                 poke(vcpu, own)
@@ -357,7 +357,9 @@ def _rise(vm: Vm, spis: Spis, intid: u32) -> None:
     """A source that never lowers its line gives one interrupt a call, whatever the trigger."""
     bank = spi_bank(spis, intid)
     bit = u32(1) << (intid % BANK)
-    if bank.tracked & bit == 0 or (bank.edge & bit != 0 and bank.line & bit == 0):
+    if bank.line & bank.tracked & bit != 0:
+        return
+    if bank.tracked & bit == 0 or bank.edge & bit != 0:
         bank.latch |= bit
     bank.line |= bit
     notify(vm, intid // BANK, bit, None)
