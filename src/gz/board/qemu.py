@@ -267,6 +267,18 @@ def undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
+@contextmanager
+def scratch_directory() -> Iterator[Path]:
+    """A directory for files that end with the block."""
+    with undisturbed():
+        path = Path(tempfile.mkdtemp(prefix="gz-run-"))
+    try:
+        yield path
+    finally:
+        with undisturbed():
+            shutil.rmtree(path, ignore_errors=True)
+
+
 def child_set_up(survive: bool) -> Callable[[], None]:
     """For the child of a fork: signals as usual and, unless it shall survive, its parent's end is its own.
 

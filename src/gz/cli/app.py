@@ -104,6 +104,15 @@ def exits(json: Json = False) -> int:
     return measure_exits(json)
 
 
+@bench.command()
+@command
+def boot(json: Json = False) -> int:
+    """Instructions of a guest's boot until init, beside the same kernel on the bare machine."""
+    from gz.cli.bench import measure_boot
+
+    return measure_boot(json)
+
+
 @board.command()
 @command
 def up(

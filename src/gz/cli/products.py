@@ -4,12 +4,16 @@
 from __future__ import annotations
 
 import inspect
+import sys
 import tempfile
+from collections.abc import Callable, Sequence, Set
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 from gz.board import images
 from gz.cli.report import UserError
-from gz.metal.build import BuildError, Built, build, fingerprint
+from gz.metal.build import ROOT, BuildError, Built, build, fingerprint
 
 DOORBELL = "gz/driver/_doorbell.so"
 """Below /opt/gz in the host VM."""
@@ -31,17 +35,41 @@ def core() -> Path:
 def driver() -> dict[str, bytes]:
     """The driver's compiled files, by their names below /opt/gz."""
     from gz.driver import call
+
+    return {DOORBELL: library("doorbell", [call], frozenset())}
+
+
+def answering_driver() -> dict[str, bytes]:
+    """The same with a RUN that answers reads of the first virtio device itself, for measurements."""
+    if str(ROOT) not in sys.path:
+        sys.path.append(str(ROOT))
+    from benchmarks import answer
+    from gz.driver import call
+
+    return {DOORBELL: library("answer", [call, answer], {call.doorbell_run})}
+
+
+def library(name: str, modules: Sequence[ModuleType], without: Set[Callable[..., Any]]) -> bytes:
+    """A shared object for the host's user space with the @export functions of the modules."""
     from gz.metal.errors import CompileError
+    from gz.metal.functions import marks
     from gz.metal.program import Program
     from gz.metal.target import LINUX_ARM64
 
+    roots = [
+        function
+        for module in modules
+        for function in vars(module).values()
+        if getattr(function, "__module__", None) == module.__name__ and "export" in marks(function)
+        if function not in without
+    ]
+
     def compile_library() -> bytes:
         try:
-            with tempfile.TemporaryDirectory(prefix="gz-driver-") as directory:
-                path = Program([], [call]).shared_object(Path(directory), "doorbell", LINUX_ARM64)
-                return path.read_bytes()
+            with tempfile.TemporaryDirectory(prefix="gz-library-") as directory:
+                return Program(roots).shared_object(Path(directory), name, LINUX_ARM64).read_bytes()
         except CompileError as error:
-            raise UserError(f"gz.driver.call does not compile:\n{error}") from None
+            raise UserError(f"{name} does not compile:\n{error}") from None
 
-    key = images.fingerprint([fingerprint("gz.driver.call"), inspect.getsource(call)])
-    return {DOORBELL: images.cached("doorbell", key, compile_library).read_bytes()}
+    key = images.fingerprint([fingerprint(name), *(inspect.getsource(module) for module in modules)])
+    return images.cached(name, key, compile_library).read_bytes()

@@ -3,14 +3,12 @@
 
 from __future__ import annotations
 
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +17,7 @@ from gz.board.channel import Process
 from gz.board.guest import command_archive, guest_initrd, guest_kernel, terminal_archive
 from gz.board.host_vm import Software
 from gz.board.images import refused
-from gz.board.qemu import Disk, undisturbed
+from gz.board.qemu import Disk, scratch_directory
 from gz.board.vmm import LOUD, NOWHERE, QUIET, TO_ERRORS, Guest, start_command, start_console
 from gz.board.wire import Kind
 from gz.cli import inputs, products
@@ -92,18 +90,6 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
                 process = start_console(board.host, guest)
                 step("booting the guest; Ctrl-A x powers it off")
             return pump(process, step, interactive=not request.argv)
-
-
-@contextmanager
-def scratch_directory() -> Iterator[Path]:
-    """A directory for this run's own files."""
-    with undisturbed():
-        path = Path(tempfile.mkdtemp(prefix="gz-run-"))
-    try:
-        yield path
-    finally:
-        with undisturbed():
-            shutil.rmtree(path, ignore_errors=True)
 
 
 def own_initrd(argv: Sequence[str], software: Software, directory: Path) -> Path:
