@@ -30,6 +30,9 @@ ROOT = SOURCES.parents[1]
 #: Built images kept, the most recently used.
 KEPT = 16
 
+#: An image is kept only if no source changed while it was made.
+ATTEMPTS = 3
+
 
 class BuildError(Exception):
     """The sources do not make an image; the text is for the author, first line first."""
@@ -76,32 +79,40 @@ def build(program: str = "gz.core") -> Built:
     builds.mkdir(exist_ok=True)
     with (builds / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        directory = builds / f"{program}-{fingerprint(program)}"
-        if found := _load(directory):
-            os.utime(directory)
-            return Built(found, fresh=False)
-        unfinished = builds / "unfinished"
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir()
-        # A fresh interpreter: what this one has imported may be older than the sources on the disk.
-        path = os.pathsep.join([str(SOURCES.parent), str(ROOT)])
-        done = subprocess.run(
-            [sys.executable, "-m", "gz.metal.build", program, str(unfinished)],
-            check=False,
-            env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-        if done.returncode != 0:
-            raise BuildError(done.stdout.strip() or f"the compiler ended with status {done.returncode}")
-        shutil.rmtree(directory, ignore_errors=True)
-        unfinished.rename(directory)
-        _forget(builds)
-        built = _load(directory)
-        assert built is not None
-        return Built(built, fresh=True)
+        for _ in range(ATTEMPTS):
+            state = fingerprint(program)
+            directory = builds / f"{program}-{state}"
+            if found := _load(directory):
+                os.utime(directory)
+                return Built(found, fresh=False)
+            unfinished = builds / "unfinished"
+            _compile_apart(program, unfinished)
+            if fingerprint(program) == state:
+                shutil.rmtree(directory, ignore_errors=True)
+                unfinished.rename(directory)
+                _forget(builds)
+                built = _load(directory)
+                assert built is not None
+                return Built(built, fresh=True)
+        raise BuildError(f"the sources of {program} change faster than they compile")
+
+
+def _compile_apart(program: str, directory: Path) -> None:
+    """Compile in a fresh interpreter: what this one has imported may be older than the sources on the disk."""
+    shutil.rmtree(directory, ignore_errors=True)
+    directory.mkdir()
+    path = os.pathsep.join([str(SOURCES.parent), str(ROOT)])
+    done = subprocess.run(
+        [sys.executable, "-P", "-m", "gz.metal.build", program, str(directory)],
+        check=False,
+        env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode != 0:
+        raise BuildError(done.stdout.strip() or f"the compiler ended with status {done.returncode}")
 
 
 def _load(directory: Path) -> image.Image | None:
@@ -147,5 +158,5 @@ def compile_program(program: str, directory: Path) -> None:
 if __name__ == "__main__":
     try:
         compile_program(sys.argv[1], Path(sys.argv[2]))
-    except (CompileError, CheckError, zig.ToolError) as error:
+    except (CompileError, CheckError, zig.ToolError, OSError) as error:
         sys.exit(str(error))
