@@ -17,6 +17,7 @@ from gz.arm64.syndrome import UNDEFINED
 from gz.bits import Struct, Va, storage, u32, u64
 from gz.metal import export, log, unroll
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.random import random, seed
 from payloads.slot import run
 
 OWNERS = 64
@@ -45,24 +46,6 @@ class Tally(Struct):
 
 
 TALLY = storage(Tally)
-
-
-class Random(Struct):
-    """The state of a xorshift generator (Marsaglia, 2003)."""
-
-    state: u64
-
-
-RANDOM = storage(Random)
-
-
-def random() -> u64:
-    x = RANDOM.state
-    x ^= x << 13
-    x ^= x >> 7
-    x ^= x << 17
-    RANDOM.state = x
-    return x
 
 
 def ends_the_run(function: u32) -> bool:
@@ -161,7 +144,7 @@ def report() -> None:
 
 @export
 def payload(tree: Va) -> None:
-    RANDOM.state = _SEED
+    seed(_SEED)
     exceptions.expect()
     for name, conduit in unroll((("hvc", Conduit.HVC), ("smc", Conduit.SMC))):
         log(f"{name}: known numbers without arguments")

@@ -94,3 +94,37 @@ def test_calls_of_a_host() -> None:
     kinds = [counts(line) for line in lines if line.endswith("answered")]
     assert kinds[1]["answered"] == 2 * CALL_COUNT
     assert len(kinds) == 8
+
+
+@pytest.mark.parametrize("cpu", CPUS)
+def test_core_memory_is_hidden(cpu: str) -> None:
+    """Loads and stores of a host are external aborts; what has no effect is maintenance, prefetch, translation."""
+    *regions, last = host("aborts", cpu=cpu)
+    assert last == "the host lives"
+    assert regions
+    for line in regions:
+        kinds = counts(line.partition(": ")[2])
+        assert kinds["exceptions"] == 0
+        assert kinds["aborts"] >= 4 * kinds["without effect"]
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_doorbell_takes_anything(cpus: int) -> None:
+    lines = host("doorbell", cpus=cpus)
+    assert lines[-1] == "the host lives"
+    rung, touched = (counts(line) for line in lines if line.endswith("exceptions"))
+    assert rung["exceptions"] == 0
+    assert rung["made"] == rung["errors"] + rung["went through"]
+    assert rung["errors"] > 4000
+    assert touched["exceptions"] > touched["went through"] > 0
+
+
+def test_devices_of_a_guest() -> None:
+    """In every window the same instructions work, are aborted for want of a syndrome, or are misaligned."""
+    *windows, last = guest("devices")
+    assert last == "the guest lives"
+    kinds = [counts(line.partition(": ")[2]) for line in windows]
+    assert len(kinds) == 5
+    assert all(kind == kinds[0] for kind in kinds)
+    assert min(kinds[0].values()) > 0
+    assert kinds[0]["through"] > kinds[0]["aborts"]
