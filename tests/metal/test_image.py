@@ -115,9 +115,7 @@ def test_header_and_layout(hello):
     for name in ("text", "rodata", "data", "stacks"):
         assert found[f"__{name}_start"] % PAGE == found[f"__{name}_end"] % PAGE == 0
     stamp = found["stamp"] - LINK_ADDRESS
-    assert (
-        found["__data_start"] <= found["stamp"] < found["__bss_start"] <= found["sent"] < found["__bss_end"]
-    )
+    assert found["__data_start"] <= found["stamp"] < found["__bss_start"] <= found["sent"] < found["__bss_end"]
     assert struct.unpack_from("<Q", flat, stamp) == (0x0123456789ABCDEF,)
     assert 0 <= found["__bss_start"] - LINK_ADDRESS - len(flat) < 16
 
@@ -143,13 +141,9 @@ def test_link_address(tmp_path):
 
 @pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs qemu-system-aarch64")
 def test_a_boot_loader_enters_it_at_el2(hello):
-    machine = (
-        "-M virt,virtualization=on,gic-version=3 -cpu cortex-a76 -m 128 -nic none -display none -serial stdio"
-    )
+    machine = "-M virt,virtualization=on,gic-version=3 -cpu cortex-a76 -m 128 -nic none -display none -serial stdio"
     command = ["qemu-system-aarch64", *machine.split(), "-kernel", hello.flat]
-    done = subprocess.run(
-        command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60
-    )
+    done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.replace("\r", "") == "el2 says hello\n2\n"
 
@@ -242,9 +236,7 @@ def test_function_tables_count_for_the_stack(tmp_path):
 
 
 def test_calls_through_memory_may_reach_every_function_whose_address_is_taken(tmp_path):
-    body = TABLE.replace(
-        "%handler = load ptr, ptr %place", "%handler = load ptr, ptr inttoptr (i64 8192 to ptr)"
-    )
+    body = TABLE.replace("%handler = load ptr, ptr %place", "%handler = load ptr, ptr inttoptr (i64 8192 to ptr)")
     body = body.replace("store volatile i64 %r, ptr inttoptr", "store volatile ptr @others, ptr inttoptr", 1)
     report = build(tmp_path, body).report
     assert [name for name, _ in report.worst_stack][-1] == "large"
@@ -299,8 +291,6 @@ def test_modules_declare_assembly():
 
 
 def test_an_undefined_symbol_is_one_clear_error(tmp_path):
-    body = (
-        HELLO.replace("call void @put(i32 10)", "call void @nowhere()") + "declare hidden void @nowhere()\n"
-    )
+    body = HELLO.replace("call void @put(i32 10)", "call void @nowhere()") + "declare hidden void @nowhere()\n"
     with pytest.raises(zig.ToolError, match="undefined hidden symbol: nowhere"):
         build(tmp_path, body)

@@ -47,14 +47,13 @@ def ask(a: u16, pair: Pair) -> tuple[u16, bool]: ...
 def asks(a: u16, pair: Pair) -> tuple[u16, bool]: ...
 def log_number(a: u64) -> None: ...
 def flush(a: u64) -> None: ...
-def image_end() -> u64: ...
 
 
 ROOTS = {
     f"{NAME}.{function.__name__}": function
     for function in (
         add, sign, divide, second, follow, flags, give_up, load, loop, stop, read_vbar, write_vbar, call,
-        asks, log_number, flush, image_end,
+        asks, log_number, flush,
     )
 }  # fmt: skip
 
@@ -75,7 +74,6 @@ PROGRAM = f"""
 @gz_jit_on_panic = global ptr null, align 8
 @gz_jit_extern.ask = global ptr null, align 8
 @"NAME.PAIRS" = global [4 x [24 x i8]] zeroinitializer, align 8
-@__image_end = external hidden global i8
 
 @file = internal constant [6 x i8] c"vcpu.c"
 @words = internal constant [10 x i8] c"no vcpu at"
@@ -207,9 +205,6 @@ define void @"NAME.flush"(i64 %address) {{
   %m = add i64 %n, 1
   store i64 %m, ptr @gz_jit_event_count, align 8
   ret void
-}}
-define i64 @"NAME.image_end"() {{
-  ret i64 ptrtoint (ptr @__image_end to i64)
 }}
 """.replace("NAME.", NAME + ".")
 
@@ -390,16 +385,6 @@ def test_events(jit):
     assert len(jit.events) == 16384 and jit.events[0].value == 0
     jit.clear_events()
     assert jit.events == []
-
-
-def test_linker_symbols(jit):
-    assert jit.fn(image_end)() % 4096 == 0
-
-
-def test_unknown_linker_symbols_are_an_error():
-    program = PROGRAM.replace("__image_end", "__imag_end")
-    with pytest.raises(LookupError, match="__imag_end"):
-        Jit(program, roots=ROOTS, extern_functions={"ask": ask})
 
 
 def test_buffers(jit):

@@ -48,9 +48,7 @@ def test_exports_and_needs_nothing(target, tmp_path):
         assert elf["e_machine"] == machine[target.triple]
         symbols = {symbol.name for symbol in elf.get_section_by_name(".dynsym").iter_symbols()}
         assert {"count", "wait_for"} <= symbols and "state" not in symbols
-        assert not [
-            tag for tag in elf.get_section_by_name(".dynamic").iter_tags() if tag.entry.d_tag == "DT_NEEDED"
-        ]
+        assert not [tag for tag in elf.get_section_by_name(".dynamic").iter_tags() if tag.entry.d_tag == "DT_NEEDED"]
 
 
 def test_two_directories_give_the_same_bytes(tmp_path):

@@ -20,27 +20,11 @@ from gz.metal import engine, fake_cpu
 from gz.metal.buffer import Buffer
 from gz.metal.emit.text import value_type
 from gz.metal.fake_cpu import Kind, Signature, Status, Word
-from gz.metal.layout import PAGE, STACK_COUNT, STACK_STRIDE
+from gz.metal.layout import PAGE
 from gz.metal.values import from_word, members, to_words, view_at
 
 EVENT_COUNT = 16384
 REGISTER_COUNT = 32768
-
-#: What linker_symbol() finds in this process: pages in the order of the image.
-LINKER_SYMBOLS = {
-    "__image_start": 0,
-    "__text_start": 0,
-    "__text_end": 16 * PAGE,
-    "__rodata_start": 16 * PAGE,
-    "__rodata_end": 20 * PAGE,
-    "__data_start": 20 * PAGE,
-    "__bss_start": 22 * PAGE,
-    "__bss_end": 28 * PAGE,
-    "__data_end": 28 * PAGE,
-    "__stacks_start": 28 * PAGE,
-    "__stacks_end": 28 * PAGE + STACK_COUNT * STACK_STRIDE,
-    "__image_end": 28 * PAGE + STACK_COUNT * STACK_STRIDE,
-}
 
 
 class Panic(Exception):
@@ -142,14 +126,6 @@ class Jit:
         for name in self._roots:
             parts.append(fake_cpu.way_in(name, Signature.of(module.get_function(name))))
         parts += [fake_cpu.way_out(name, signature) for name, signature in self._outward.items()]
-        size = LINKER_SYMBOLS["__image_end"]
-        parts.append(f"@gz_jit_image = global [{size} x i8] zeroinitializer, align {PAGE}\n")
-        for variable in module.global_variables:
-            if variable.is_declaration:
-                if variable.name not in LINKER_SYMBOLS:
-                    raise LookupError(f"the linker defines no symbol {variable.name}")
-                place = f"getelementptr (i8, ptr @gz_jit_image, i64 {LINKER_SYMBOLS[variable.name]})"
-                parts.append(f'@"{variable.name}" = alias i8, ptr {place}\n')
         module.link_in(llvm.parse_assembly("".join(parts)))
         return module
 
