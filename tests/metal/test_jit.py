@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import llvmlite.binding as llvm
 import pytest
 
 from gz.bits import Array, Ptr, Register, Struct, array, field, i32, storage, u8, u16, u32, u64
@@ -401,6 +402,24 @@ def test_buffers(jit):
     del kept
     with pytest.raises(Fault):
         jit.fn(load)(address + 8)
+
+
+def test_machine_code_is_remembered(tmp_path, monkeypatch):
+    monkeypatch.setenv("GZ_STATE", str(tmp_path))
+
+    def compiled() -> Jit:
+        return Jit(PROGRAM, roots=ROOTS, extern_functions={"ask": ask})
+
+    assert compiled().fn(add)(1, 2) == 3
+    (path,) = (tmp_path / "objects").iterdir()
+    made = path.read_bytes()
+    monkeypatch.setattr(llvm, "create_pass_builder", lambda *_: pytest.fail("optimised again"))
+    assert compiled().fn(add)(2, 3) == 5
+    monkeypatch.undo()
+    monkeypatch.setenv("GZ_STATE", str(tmp_path))
+    path.write_bytes(made[:-1] + b"?")
+    assert compiled().fn(add)(3, 4) == 7
+    assert path.read_bytes() == made
 
 
 def test_speed(jit):

@@ -14,8 +14,9 @@ import llvmlite.binding as llvm
 
 from gz.state import state_directory
 
-#: Objects kept, the most recently used.
+#: Objects kept, the most recently used. Each begins with its SHA-256.
 KEPT = 64
+DIGEST_SIZE = 32
 
 
 @functools.cache
@@ -48,12 +49,14 @@ def _object_path(text: str, level: int) -> Path:
 
 
 def _load(path: Path) -> bytes | None:
+    """The object, if it is whole: LLVM does not survive a damaged one."""
     try:
-        code = path.read_bytes()
+        content = path.read_bytes()
         os.utime(path)
     except OSError:
         return None
-    return code or None
+    digest, code = content[:DIGEST_SIZE], content[DIGEST_SIZE:]
+    return code if hashlib.sha256(code).digest() == digest else None
 
 
 def _save(path: Path, code: bytes) -> None:
@@ -61,7 +64,7 @@ def _save(path: Path, code: bytes) -> None:
     try:
         path.parent.mkdir(exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=".", delete=False) as file:
-            file.write(code)
+            file.write(hashlib.sha256(code).digest() + code)
         os.replace(file.name, path)
         found = sorted(path.parent.iterdir(), key=lambda one: one.stat().st_mtime, reverse=True)
         for old in found[KEPT:]:
