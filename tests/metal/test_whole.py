@@ -11,6 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from elftools.elf.elffile import ELFFile
 
 from gz.metal import Program, image
 from gz.metal.assembly import pieces
@@ -55,6 +56,28 @@ def test_in_this_process(jit):
         jit.fn(hello.fill)(notes, 2)
     assert caught.value.line == line_of(hello.fill, "STEPS[step]")
     assert caught.value.file.endswith("bare_hello.py")
+
+
+def test_debug_information_names_the_python_source(built):
+    with built.elf.open("rb") as stream:
+        elf = ELFFile(stream)
+        at = {symbol.name: symbol["st_value"] for symbol in elf.get_section_by_name(".symtab").iter_symbols()}
+        dwarf = elf.get_dwarf_info()
+        lines: dict[int, tuple[str, int]] = {}
+        names = set()
+        for unit in dwarf.iter_CUs():
+            program = dwarf.line_program_for_CU(unit)
+            files = [entry.name.decode() for entry in program["file_entry"]]
+            for entry in program.get_entries():
+                if entry.state is not None and not entry.state.end_sequence:
+                    shift = 0 if program["version"] >= 5 else 1
+                    lines.setdefault(entry.state.address, (files[entry.state.file - shift], entry.state.line))
+            for part in unit.iter_DIEs():
+                names.add((part.tag, part.attributes["DW_AT_name"].value if "DW_AT_name" in part.attributes else b""))
+    file, line = lines[at["start"]]
+    assert file.endswith("bare_hello.py") and line == line_of(hello.start, "def start")
+    assert ("DW_TAG_structure_type", b"Notes") in names and ("DW_TAG_member", b"squares") in names
+    assert ("DW_TAG_formal_parameter", b"step") in names
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs qemu-system-aarch64")
