@@ -85,11 +85,7 @@ class Field:
 
 def _register(cls: LayoutMeta) -> None:
     same = annotations.LAYOUTS.setdefault(cls.__name__, [])
-    same[:] = [
-        other
-        for other in same
-        if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__)
-    ]
+    same[:] = [other for other in same if (other.__module__, other.__qualname__) != (cls.__module__, cls.__qualname__)]
     same.append(cls)
 
 
@@ -186,9 +182,7 @@ def _compute(cls: LayoutMeta) -> tuple[dict[str, Field], int, int]:
         if placement is not None and placement.offset is not None:
             cursor = placement.offset
             if cursor % alignment:
-                raise TypeError(
-                    f"{cls.__name__}.{field.name}: {cursor:#x} is not aligned to {alignment} bytes"
-                )
+                raise TypeError(f"{cls.__name__}.{field.name}: {cursor:#x} is not aligned to {alignment} bytes")
         cursor = -(-cursor // alignment) * alignment
         field.offset = cursor
         cursor += bytes
@@ -244,9 +238,7 @@ class Layout(metaclass=LayoutMeta):
         return instance
 
     def __init__(self) -> None:
-        raise TypeError(
-            f"structs lie in storage: storage({type(self).__name__}) or {type(self).__name__}.view(buffer)"
-        )
+        raise TypeError(f"structs lie in storage: storage({type(self).__name__}) or {type(self).__name__}.view(buffer)")
 
     def __repr__(self) -> str:
         shown = (f"{name}={getattr(self, name)!r}" for name in type(self).fields)

@@ -109,9 +109,7 @@ def table(element: type[T], values: Sequence[T | Mapping[str, Any]]) -> Array[T]
         raise TypeError(f"a table of {type} is not in the language")
     for value in values:
         if not isinstance(value, Mapping if isinstance(type, LayoutType) else int | IntEnum):
-            raise TypeError(
-                f"{value!r} is no {type}" + (": give a dict of its fields" * isinstance(type, LayoutType))
-            )
+            raise TypeError(f"{value!r} is no {type}" + (": give a dict of its fields" * isinstance(type, LayoutType)))
     align_of(type)
     return cast(Any, Table(type, values))
 

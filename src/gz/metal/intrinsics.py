@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The intrinsics that do not depend on the architecture. A *place* is a field, an array element or storage."""
 
+# The body of an intrinsic is `...` for pyright, also behind a docstring.
+# ruff: noqa: PIE790
+
 from __future__ import annotations
 
 from typing import Any, NoReturn, TypeVar, overload

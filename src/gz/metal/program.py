@@ -101,15 +101,11 @@ class Program:
         if errors:
             ordered = sorted(dict.fromkeys(errors), key=lambda one: (one.file, one.line, one.column))
             raise CompileError(ordered)
-        functions = {
-            function.signature.symbol: function for function in done.values() if function is not None
-        }
+        functions = {function.signature.symbol: function for function in done.values() if function is not None}
         _refuse_recursion(functions)
         return functions
 
-    def _check_waiting(
-        self, done: dict[FunctionType, tree.Function | None], errors: list[Diagnostic]
-    ) -> None:
+    def _check_waiting(self, done: dict[FunctionType, tree.Function | None], errors: list[Diagnostic]) -> None:
         while self._waiting:
             function = self._waiting.pop(0)
             done[function] = None
@@ -120,9 +116,7 @@ class Program:
 
     def _find_hooks(self, functions: Sequence[FunctionType]) -> bool:
         """Declare hooks of the modules reached; True if there are new ones to check."""
-        names = dict.fromkeys(
-            [*(module.__name__ for module in self.modules), *(f.__module__ for f in functions)]
-        )
+        names = dict.fromkeys([*(module.__name__ for module in self.modules), *(f.__module__ for f in functions)])
         for name in names:
             for function in _own(sys.modules.get(name), lambda function: hook_of(function) is not None):
                 kind = hook_of(function)

@@ -23,7 +23,7 @@ Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
 class Source:
     """A function's syntax; positions in `definition` are those of the file."""
 
-    function: FunctionType
+    function: Callable[..., Any]
     definition: ast.FunctionDef
     file: str
 
@@ -69,7 +69,7 @@ def _column(line: str, offset: int) -> int:
 def stable_path(module: str, file: str) -> str:
     parts = os.path.abspath(file).split(os.sep)
     depth = module.count(".") + 1 + (parts[-1] == "__init__.py")
-    if module == "__main__" or "." not in module and parts[-1] != "__init__.py":
+    if module == "__main__" or ("." not in module and parts[-1] != "__init__.py"):
         depth = 1
     if len(parts) > depth + 1 and parts[-depth - 1] == "src":
         depth += 1
@@ -116,9 +116,7 @@ def _definitions(file: str, module: str) -> dict[tuple[int, str], Definition]:
         tree = ast.parse(text, file)
     except SyntaxError as error:
         line = error.lineno or 1
-        raise CompileError(
-            [Diagnostic(file, line, error.offset or 1, 1, error.msg, error.text or "")]
-        ) from None
+        raise CompileError([Diagnostic(file, line, error.offset or 1, 1, error.msg, error.text or "")]) from None
     found: dict[tuple[int, str], Definition] = {}
     for node in ast.walk(tree):
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):

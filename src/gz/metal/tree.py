@@ -6,9 +6,8 @@ Every expression has a type; every conversion is a node; places are told from va
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any
 
 from gz.bits.storage import FunctionTable, Storage, Table
@@ -28,7 +27,7 @@ class Variable:
     parameter: bool = False
 
 
-def full_name(function: FunctionType) -> str:
+def full_name(function: Callable[..., Any]) -> str:
     return f"{function.__module__}.{function.__qualname__}".replace("<locals>.", "")
 
 
@@ -36,7 +35,7 @@ def full_name(function: FunctionType) -> str:
 class Signature:
     """A function as its callers see it."""
 
-    function: FunctionType
+    function: Callable[..., Any]
     source: Source
     symbol: str
     parameters: tuple[Variable, ...]

@@ -68,15 +68,11 @@ def target_type(scope: Scope, target: ast.expr) -> Type:
         raise Refusal(target, "unpacking with * is not in the language")
     place = places.place(scope, target, "this cannot be assigned to")
     if isinstance(place.type, LayoutType | ArrayType):
-        raise Refusal(
-            target, f"this {place.type} lies in place: it is not assigned", "copy(target, source) copies it"
-        )
+        raise Refusal(target, f"this {place.type} lies in place: it is not assigned", "copy(target, source) copies it")
     return place.type
 
 
-def store(
-    scope: Scope, target: ast.expr, value: tree.Expression, source: ast.expr, node: ast.stmt
-) -> tree.Statement:
+def store(scope: Scope, target: ast.expr, value: tree.Expression, source: ast.expr, node: ast.stmt) -> tree.Statement:
     """A value of the right type into a place or system register."""
     at = scope.at(node)
     register = places.system_register(scope, target)
@@ -259,9 +255,7 @@ def augmented(scope: Scope, node: ast.AugAssign) -> list[tree.Statement]:
     return [tree.Update(at, place, before, result)]
 
 
-def _operate(
-    scope: Scope, node: ast.AugAssign, symbol: str, old: tree.Expression, type: Type
-) -> tree.Expression:
+def _operate(scope: Scope, node: ast.AugAssign, symbol: str, old: tree.Expression, type: Type) -> tree.Expression:
     """The new value. The target's type decides the width: numbers and narrower operands follow it."""
     wanted = integer_of(type)
     nodes: tuple[ast.expr, ast.expr] = (node.target, node.value)

@@ -92,9 +92,7 @@ def _method(scope: Scope, node: ast.Call) -> tree.Expression:
         names = [name for name, value in vars(layout).items() if isinstance(value, FunctionType)]
         if node.func.attr in places.fields_of(layout, node):
             raise Refusal(node.func, f"{layout.__name__}.{node.func.attr} is a field, no method")
-        raise Refusal(
-            node.func, f"{layout.__name__} has no method {node.func.attr}", similar(node.func.attr, names)
-        )
+        raise Refusal(node.func, f"{layout.__name__} has no method {node.func.attr}", similar(node.func.attr, names))
     signature = scope.declare(found if isinstance(found, FunctionType) else found.__func__, layout)
     return _call_function(scope, node, signature, [] if isinstance(found, staticmethod) else [base])
 
@@ -119,9 +117,7 @@ def _call_function(
     names = [parameter.name for parameter in parameters]
     for keyword in node.keywords:
         if keyword.arg is None or keyword.arg not in names:
-            raise Refusal(
-                keyword, f"{name} has no parameter {keyword.arg}", similar(keyword.arg or "", names)
-            )
+            raise Refusal(keyword, f"{name} has no parameter {keyword.arg}", similar(keyword.arg or "", names))
         position = names.index(keyword.arg)
         if given[position] is not None:
             raise Refusal(keyword, f"{keyword.arg} is given twice")
@@ -138,9 +134,7 @@ def _count(count: int) -> str:
     return "no arguments" if count == 0 else f"{count} argument{'s' * (count != 1)}"
 
 
-def _through_table(
-    scope: Scope, node: ast.Call, table: FunctionTable, access: ast.Subscript
-) -> tree.Expression:
+def _through_table(scope: Scope, node: ast.Call, table: FunctionTable, access: ast.Subscript) -> tree.Expression:
     try:
         type = table.signature()
     except TypeError as error:
@@ -151,9 +145,7 @@ def _through_table(
         if tuple(parameter.type for parameter in signature.parameters) != type.parameters:
             raise Refusal(access, f"{function.__qualname__} in this table takes other parameters than {type}")
         if signature.result != type.result and signature.result is not NEVER:
-            raise Refusal(
-                access, f"{function.__qualname__} in this table gives {signature.result}, not {type.result}"
-            )
+            raise Refusal(access, f"{function.__qualname__} in this table gives {signature.result}, not {type.result}")
         functions.append(signature)
         scope.calls.append((signature, node))
     word: Any = u64
@@ -190,14 +182,8 @@ def _convert(scope: Scope, node: ast.Call, target: IntType | AddressType) -> tre
         if not -(1 << word.bits) < number < 1 << word.bits:
             raise Refusal(argument, f"{number:#x} does not fit {target}")
         return tree.Constant(target, at, word.wrap(number))
-    if (
-        isinstance(operand.type, AddressType)
-        and isinstance(target, AddressType)
-        and operand.type is not target
-    ):
-        raise Refusal(
-            node, f"{operand.type} and {target} are addresses of different spaces", f"write {target}(u64(…))"
-        )
+    if isinstance(operand.type, AddressType) and isinstance(target, AddressType) and operand.type is not target:
+        raise Refusal(node, f"{operand.type} and {target} are addresses of different spaces", f"write {target}(u64(…))")
     if integer_of(operand.type) is None and not isinstance(operand.type, AddressType | BoolType):
         hint = "address(…) gives where it lies" if isinstance(operand.type, PointerType) else ""
         raise Refusal(argument, f"{describe(operand.type)} is no number", hint)
@@ -256,9 +242,7 @@ def _insert(scope: Scope, node: ast.Call, base: tree.Expression, type: RegisterT
         field = places.bit_field(type, keyword.arg, keyword)
         value = settle(expressions.expression(scope, keyword.value, type.base), keyword.value)
         if isinstance(value, tree.Constant) and not 0 <= value.value < 1 << field.width:
-            raise Refusal(
-                keyword.value, f"{field.name} has {field.width} bits: {value.value:#x} does not fit"
-            )
+            raise Refusal(keyword.value, f"{field.name} has {field.width} bits: {value.value:#x} does not fit")
         if isinstance(value.type, BoolType) or integer_of(value.type) is not None:
             value = value if value.type is type.base else tree.Convert(type.base, value.at, value)
         else:
@@ -293,9 +277,7 @@ def _extreme(name: str) -> Callable[[Scope, ast.Call, Type | None], tree.Express
     return rule
 
 
-def _extreme_of(
-    scope: Scope, node: ast.Call, name: str, values: Sequence[tree.Expression]
-) -> tree.Expression:
+def _extreme_of(scope: Scope, node: ast.Call, name: str, values: Sequence[tree.Expression]) -> tree.Expression:
     best, best_node = values[0], node.args[0]
     for other, part in zip(values[1:], node.args[1:], strict=True):
         first, second, type = common(best, other, (best_node, part), node)

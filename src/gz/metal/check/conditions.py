@@ -39,9 +39,8 @@ def condition(scope: Scope, node: ast.expr) -> Condition:
         if inner.always is not None:
             return Condition(tree.truth(not inner.always, scope.at(node)))
         return Condition(tree.Not(BOOL, scope.at(node), inner.tree), inner.if_false, inner.if_true)
-    if isinstance(node, ast.Compare) and len(node.ops) == 1 and isinstance(node.ops[0], ast.Is | ast.IsNot):
-        if _is_none(node.comparators[0]):
-            return _none_test(scope, node, node.left, isinstance(node.ops[0], ast.Is))
+    if isinstance(node, ast.Compare) and _compares_with_none(node):
+        return _none_test(scope, node, node.left, isinstance(node.ops[0], ast.Is))
     found = expressions.expression(scope, node)
     if isinstance(found.type, PointerType):
         if not found.type.nullable:
@@ -52,8 +51,10 @@ def condition(scope: Scope, node: ast.expr) -> Condition:
     return Condition(require_bool(found, node))
 
 
-def _is_none(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and node.value is None
+def _compares_with_none(node: ast.Compare) -> bool:
+    other = node.comparators[0]
+    single = len(node.ops) == 1 and isinstance(node.ops[0], ast.Is | ast.IsNot)
+    return single and isinstance(other, ast.Constant) and other.value is None
 
 
 def _variables(found: tree.Expression) -> frozenset[Variable]:
@@ -65,9 +66,7 @@ def _none_test(scope: Scope, node: ast.Compare, operand: ast.expr, positive: boo
     if not isinstance(found.type, PointerType):
         raise Refusal(node, f"{found.type} is never None", "only references `T | None` can be")
     if not found.type.nullable:
-        raise Refusal(
-            node, f"a {found.type} is never None here", "its type has no `| None`, or it was tested before"
-        )
+        raise Refusal(node, f"a {found.type} is never None here", "its type has no `| None`, or it was tested before")
     variables = _variables(found)
     absent = tree.IsNone(BOOL, scope.at(node), found)
     if positive:

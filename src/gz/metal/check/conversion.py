@@ -110,9 +110,7 @@ def _u64() -> IntType:
     return u64
 
 
-def _in_range(
-    number: int, modular: bool, target: IntType, node: ast.AST, shown_type: Type | None = None
-) -> int:
+def _in_range(number: int, modular: bool, target: IntType, node: ast.AST, shown_type: Type | None = None) -> int:
     if target.minimum <= number <= target.maximum:
         return number
     if modular and -(1 << target.bits) <= number < 0:
@@ -146,9 +144,7 @@ def refuse_short_shift(value: tree.Expression, target: Type, node: ast.AST) -> N
         )
 
 
-def _reference(
-    value: tree.Expression, source: PointerType, target: Type, node: ast.AST
-) -> tree.Expression | None:
+def _reference(value: tree.Expression, source: PointerType, target: Type, node: ast.AST) -> tree.Expression | None:
     if isinstance(target, PointerType) and source.target == target.target:
         if source.nullable and not target.nullable:
             raise Refusal(node, f"{shown(node)} may be None", "test it first: if … is not None")
@@ -165,8 +161,7 @@ def _tuple(value: tree.Tuple, target: TupleType, node: ast.AST) -> tree.Expressi
         raise Refusal(node, f"{len(value.elements)} values where {len(target.elements)} are wanted")
     nodes = node.elts if isinstance(node, ast.Tuple) else [node] * len(value.elements)
     elements = [
-        coerce(element, type, part)
-        for element, type, part in zip(value.elements, target.elements, nodes, strict=True)
+        coerce(element, type, part) for element, type, part in zip(value.elements, target.elements, nodes, strict=True)
     ]
     return tree.Tuple(target, value.at, elements)
 
@@ -230,6 +225,4 @@ def lower(value: tree.Expression, node: ast.AST) -> tree.Expression:
 def require_bool(value: tree.Expression, node: ast.AST) -> tree.Expression:
     if value.type is BOOL or isinstance(value.type, BoolType):
         return value
-    raise Refusal(
-        node, f"a condition is a bool, this is {describe(value.type)}", _hint(value.type, BOOL, node)
-    )
+    raise Refusal(node, f"a condition is a bool, this is {describe(value.type)}", _hint(value.type, BOOL, node))

@@ -14,11 +14,11 @@ from typing import Any
 
 import gz.metal.check.calls as calls
 import gz.metal.check.places as places
-from gz.bits.annotation import register_type, type_of
+from gz.bits.annotation import register_type
 from gz.bits.enumeration import enum_type
 from gz.bits.intrinsic import Intrinsic
 from gz.bits.register import Register
-from gz.bits.storage import FunctionTable, Storage, Table
+from gz.bits.storage import Storage, Table
 from gz.bits.types import BOOL, NEVER, NONE, ArrayType, LayoutType, PointerType, TupleType, Type
 from gz.metal import tree
 from gz.metal.check.conditions import condition
@@ -189,12 +189,10 @@ def unify(
         target = PointerType(references[0].target, nullable)
         return coerce(first, target, nodes[0]), coerce(second, target, nodes[1]), target
     if (
-        integer_of(first.type) is None
-        and first.type is not EXACT
+        (integer_of(first.type) is None and first.type is not EXACT)
         or (integer_of(second.type) is None and second.type is not EXACT)
-    ):
-        if EXACT not in (first.type, second.type):
-            raise Refusal(node, f"one way gives {describe(first.type)}, the other {describe(second.type)}")
+    ) and EXACT not in (first.type, second.type):
+        raise Refusal(node, f"one way gives {describe(first.type)}, the other {describe(second.type)}")
     return common(first, second, nodes, node)
 
 

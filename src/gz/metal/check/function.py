@@ -30,9 +30,7 @@ def signature(function: FunctionType, owner: type | None, symbol: str) -> Signat
     try:
         parameters = _parameters(source, owner, names)
         if definition.returns is None:
-            raise Refusal(
-                definition, f"{function.__name__} needs a result type", "write -> None if it gives nothing"
-            )
+            raise Refusal(definition, f"{function.__name__} needs a result type", "write -> None if it gives nothing")
         result = as_value(_type(definition.returns, names))
     except Refusal as refusal:
         raise CompileError([source.diagnostic(refusal.node, refusal.message, refusal.hint)]) from None
@@ -134,14 +132,11 @@ def _check_extern(scope: Scope, definition: ast.FunctionDef) -> None:
         node
         for node in definition.body
         if not (
-            isinstance(node, ast.Expr)
-            and isinstance(node.value, ast.Constant)
-            and isinstance(node.value.value, str)
+            isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
         )
     ]
     bare = [
-        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.value.value is ...
-        for node in body
+        isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and node.value.value is ... for node in body
     ]
     if bare != [True]:
         scope.report(Refusal(definition, f"{definition.name} is @extern: its body is ..."), definition)
@@ -154,5 +149,5 @@ def _check_outside(scope: Scope, definition: ast.FunctionDef) -> None:
         return
     kinds = [*(parameter.type for parameter in scope.signature.parameters), scope.signature.result]
     for kind in kinds:
-        if isinstance(kind, ArrayType) or isinstance(kind, TupleType) and len(kind.elements) > 2:
+        if isinstance(kind, ArrayType) or (isinstance(kind, TupleType) and len(kind.elements) > 2):
             scope.report(Refusal(definition, f"{kind} cannot cross to assembly or C"), definition)

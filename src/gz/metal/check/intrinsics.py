@@ -16,7 +16,6 @@ from gz.bits.sysreg import SysReg
 from gz.bits.types import (
     NONE,
     ArrayType,
-    IntType,
     LayoutType,
     PointerType,
     TupleType,
@@ -182,9 +181,7 @@ def copy(scope: Scope, node: ast.Call) -> tree.Statement:
 
 
 def _same_array(a: Type, b: Type) -> bool:
-    return (
-        isinstance(a, ArrayType) and isinstance(b, ArrayType) and (a.element, a.count) == (b.element, b.count)
-    )
+    return isinstance(a, ArrayType) and isinstance(b, ArrayType) and (a.element, a.count) == (b.element, b.count)
 
 
 def _count(scope: Scope, node: ast.Call, intrinsic: Intrinsic) -> tree.Expression:
@@ -226,9 +223,7 @@ def _operation(scope: Scope, node: ast.Call, intrinsic: Intrinsic) -> tuple[str,
     if not isinstance(name, str):
         raise Refusal(node.args[0], f"{intrinsic.name} takes the operation's name as a constant text")
     if name not in intrinsic.operations:
-        raise Refusal(
-            node.args[0], f"there is no {intrinsic.name} {name}", similar(name, intrinsic.operations)
-        )
+        raise Refusal(node.args[0], f"there is no {intrinsic.name} {name}", similar(name, intrinsic.operations))
     return name, intrinsic.operations[name]
 
 
@@ -247,9 +242,7 @@ def _sys(scope: Scope, node: ast.Call, intrinsic: Intrinsic) -> tree.Expression:
         wants = "an operand" if operation.argument else "no operand"
         raise Refusal(node, f"{intrinsic.name} {name} takes {wants}")
     kinds = [_VA if parameter.annotation == "Va" else _U64 for parameter in intrinsic.parameters[1:]]
-    operands = [
-        expressions.value(scope, part, kind) for part, kind in zip(node.args[1:], kinds, strict=False)
-    ]
+    operands = [expressions.value(scope, part, kind) for part, kind in zip(node.args[1:], kinds, strict=False)]
     return tree.Instruction(NONE, scope.at(node), "sys", f"{intrinsic.name} {name}", operation, operands)
 
 

@@ -165,7 +165,7 @@ def _array(scope: Scope, node: ast.For, numbered: ast.Call | None) -> list[tree.
         tree.Length(_U64, at, held) if array.count is None else tree.Constant(_U64, at, array.count)
     )
     window = isinstance(value, tree.Reference) and value.place.window
-    window = window or isinstance(array.element, LayoutType) and array.element.window
+    window = window or (isinstance(array.element, LayoutType) and array.element.window)
     position = tree.Read(_U64, at, index)
     place = tree.Element(array.element, at, window, array.constant, held, position, array.count, False)
     element = places.contents(place)

@@ -96,7 +96,7 @@ def _values(scope: Scope, pattern: ast.pattern, kind: object, base: IntType) -> 
     if not isinstance(pattern, ast.MatchValue):
         raise Refusal(pattern, "a case is a constant, alternatives of these, or _")
     item = static(scope, pattern.value)
-    if isinstance(item, bool) or item is not MISSING and not isinstance(item, int):
+    if isinstance(item, bool) or (item is not MISSING and not isinstance(item, int)):
         raise Refusal(pattern, f"{shown(pattern.value)} is no number")
     value = expressions.expression(scope, pattern.value, base)
     if not isinstance(value, tree.Constant):

@@ -171,13 +171,13 @@ def _address(
             return tree.Binary(word, at, "-", a, b)
         if left.type is not right.type:
             raise Refusal(node, f"{left.type} and {right.type} are addresses of different spaces")
-    elif symbol == "+" or symbol == "-" and isinstance(left.type, AddressType):
+    elif symbol == "+" or (symbol == "-" and isinstance(left.type, AddressType)):
         address, offset, part = (left, right, nodes[1])
         if isinstance(right.type, AddressType):
             address, offset, part = right, left, nodes[0]
         negative = isinstance(offset, tree.Constant) and offset.type is EXACT and offset.value < 0
         integer = integer_of(offset.type)
-        if negative or integer is not None and integer.signed:
+        if negative or (integer is not None and integer.signed):
             amount = tree.Convert(word, offset.at, coerce(offset, i64, part))  # pyright: ignore
         else:
             amount = coerce(offset, word, part)
@@ -221,14 +221,12 @@ def combine_shift(
     if right.type is EXACT and isinstance(right, tree.Constant):
         if not 0 <= right.value < type.bits:
             raise Refusal(nodes[1], f"a shift of {type} by {spelled(right.value)}")
-        right = coerce(right, type, nodes[1])
+        right = coerce(right, u64, nodes[1])  # pyright: ignore[reportArgumentType]
     amount = integer_of(right.type)
     if amount is None:
         raise Refusal(nodes[1], f"{describe(right.type)} cannot be a shift's amount")
     if amount.signed:
-        raise Refusal(
-            nodes[1], f"the amount of a shift is unsigned, this is {amount}", f"write u64({shown(nodes[1])})"
-        )
+        raise Refusal(nodes[1], f"the amount of a shift is unsigned, this is {amount}", f"write u64({shown(nodes[1])})")
     return tree.Binary(type, at, symbol, left, coerce(right, amount, nodes[1]))
 
 
@@ -293,8 +291,7 @@ def compare(scope: Scope, node: ast.Compare, wanted: Type | None) -> tree.Expres
     if all(isinstance(operand, tree.Constant) and operand.type is EXACT for operand in values):
         numbers = [operand.value for operand in values if isinstance(operand, tree.Constant)]
         held = all(
-            _EXACT_COMPARISONS[symbol](a, b)
-            for symbol, a, b in zip(symbols, numbers, numbers[1:], strict=False)
+            _EXACT_COMPARISONS[symbol](a, b) for symbol, a, b in zip(symbols, numbers, numbers[1:], strict=False)
         )
         return tree.truth(held, scope.at(node))
     return tree.Compare(BOOL, scope.at(node), symbols, _comparable(values, nodes, symbols, node))

@@ -14,7 +14,6 @@ from gz.bits.storage import FunctionTable, Storage, Table
 from gz.bits.sysreg import SysReg
 from gz.bits.types import (
     ArrayType,
-    IntType,
     LayoutType,
     PointerType,
     RegisterType,
@@ -80,9 +79,7 @@ def fields_of(layout: Any, node: ast.AST) -> dict[str, Any]:
         raise Refusal(node, str(error)) from None
 
 
-def _bits(
-    base: tree.Expression, type: RegisterType, node: ast.Attribute, at: tree.Position
-) -> tree.Expression:
+def _bits(base: tree.Expression, type: RegisterType, node: ast.Attribute, at: tree.Position) -> tree.Expression:
     field = bit_field(type, node.attr, node)
     bits = tree.Bits(type.base, at, coerce(base, type.base, node.value), field.low, field.width)
     if field.kind is not None:
@@ -122,9 +119,7 @@ def read_register(register: SysReg, node: ast.AST, at: tree.Position) -> tree.Ex
     return tree.Instruction(word, at, "sysreg_read", register.name, register, [])
 
 
-def write_register(
-    register: SysReg, value: tree.Expression, node: ast.AST, at: tree.Position
-) -> tree.Statement:
+def write_register(register: SysReg, value: tree.Expression, node: ast.AST, at: tree.Position) -> tree.Statement:
     if register.access == "ro":
         raise Refusal(node, f"{register.name} can only be read")
     from gz.bits.types import NONE
@@ -174,10 +169,8 @@ def element(scope: Scope, node: ast.Subscript, base: tree.Expression) -> tree.Pl
         raise Refusal(node.slice, f"an index is an unsigned integer, this is {describe(index.type)}", hint)
     checked = not (isinstance(index, tree.Constant) and array.count is not None and index.value < array.count)
     index = coerce(index, word, node.slice)
-    window = isinstance(array.element, LayoutType) and array.element.window or _in_window(base)
-    return tree.Element(
-        array.element, scope.at(node), window, array.constant, base, index, array.count, checked
-    )
+    window = (isinstance(array.element, LayoutType) and array.element.window) or _in_window(base)
+    return tree.Element(array.element, scope.at(node), window, array.constant, base, index, array.count, checked)
 
 
 def _in_window(base: tree.Expression) -> bool:
@@ -195,9 +188,7 @@ def place(scope: Scope, node: ast.expr, why: str = "") -> tree.Place:
             return tree.Declared(item.type, scope.at(node), False, False, item)
         base = expressions.expression(scope, node.value)
         if isinstance(base.type, RegisterType):
-            raise Refusal(
-                node, "registers are values", f"write … = {shown(node.value)}.replace({node.attr}=…)"
-            )
+            raise Refusal(node, "registers are values", f"write … = {shown(node.value)}.replace({node.attr}=…)")
         return member(scope, node, base)
     if isinstance(node, ast.Subscript) and not isinstance(node.slice, ast.Slice):
         item = static(scope, node)

@@ -7,7 +7,6 @@ import ast
 import builtins
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from types import FunctionType
 from typing import Any
 
 from gz.bits.annotation import LAYOUTS
@@ -53,12 +52,10 @@ class Loop:
 class Scope:
     """One function's names, variables and errors. `declare` turns a called function into its signature."""
 
-    def __init__(
-        self, signature: Signature, declare: Callable[[Callable[..., Any], type | None], Signature]
-    ) -> None:
+    def __init__(self, signature: Signature, declare: Callable[[Callable[..., Any], type | None], Signature]) -> None:
         self.signature = signature
         self.source = signature.source
-        self.function: FunctionType = signature.function
+        self.function: Any = signature.function
         self.declare = declare
         self.variables: dict[str, Variable] = {}
         self.all_variables: list[Variable] = []
@@ -72,7 +69,7 @@ class Scope:
         self.local_names = assigned_names(self.source.definition)
         self.globals = self.function.__globals__
         cells = zip(self.function.__code__.co_freevars, self.function.__closure__ or (), strict=False)
-        self.closure = {name: cell for name, cell in cells}
+        self.closure = dict(cells)
 
     def at(self, node: ast.AST) -> Position:
         place: Any = node

@@ -13,11 +13,11 @@ import gz.metal.check.intrinsics as intrinsics
 import gz.metal.check.loops as loops
 import gz.metal.check.matching as matching
 from gz.bits.intrinsic import Intrinsic
-from gz.bits.types import NEVER, NONE, BoolType
+from gz.bits.types import NEVER, NONE
 from gz.metal import tree
 from gz.metal.check.conditions import Condition, condition
-from gz.metal.check.conversion import describe, shown
-from gz.metal.check.scope import MISSING, Flow, Scope
+from gz.metal.check.conversion import shown
+from gz.metal.check.scope import Flow, Scope
 from gz.metal.check.static import static
 from gz.metal.check.texts import pieces
 from gz.metal.errors import Poisoned, Refusal
@@ -69,9 +69,7 @@ def _expression(scope: Scope, node: ast.Expr) -> list[tree.Statement]:
         return []
     if not isinstance(value, ast.Call):
         if isinstance(value, ast.Compare):
-            raise Refusal(
-                value, "the result of this comparison is not used", "an assignment is written with ="
-            )
+            raise Refusal(value, "the result of this comparison is not used", "an assignment is written with =")
         raise Refusal(value, "this expression does nothing")
     function = static(scope, value.func)
     if isinstance(function, Intrinsic):
@@ -154,9 +152,7 @@ def _if(scope: Scope, node: ast.If) -> list[tree.Statement]:
 
 def _assert(scope: Scope, node: ast.Assert) -> list[tree.Statement]:
     test = condition(scope, node.test)
-    text = (
-        pieces(scope, node.msg) if node.msg is not None else [tree.Piece(f"not so: {ast.unparse(node.test)}")]
-    )
+    text = pieces(scope, node.msg) if node.msg is not None else [tree.Piece(f"not so: {ast.unparse(node.test)}")]
     if test.always is True and _is_build_time_choice(node.test):
         return []
     if test.always is False:
@@ -172,12 +168,7 @@ def _return(scope: Scope, node: ast.Return) -> list[tree.Statement]:
     if result is NEVER:
         raise Refusal(node, f"{name} does not return: it is declared NoReturn")
     value: tree.Expression | None = None
-    if (
-        node.value is None
-        or isinstance(node.value, ast.Constant)
-        and node.value.value is None
-        and result is NONE
-    ):
+    if node.value is None or (isinstance(node.value, ast.Constant) and node.value.value is None and result is NONE):
         if result is not NONE:
             raise Refusal(node, f"{name} gives a {result}: return one")
     elif result is NONE:

@@ -134,9 +134,7 @@ def _call(scope: Scope, node: ast.Call) -> Any:
     ):
         if value is MISSING:
             if required:
-                raise Refusal(
-                    argument, f"{function.__name__} runs at build time: its arguments are constants"
-                )
+                raise Refusal(argument, f"{function.__name__} runs at build time: its arguments are constants")
             return MISSING
     return evaluate(node, lambda: function(*arguments, **named))
 
@@ -148,11 +146,7 @@ def _at_build_time(function: Any) -> bool:
         return function in _FOLDED or issubclass(function, Register)
     owner = getattr(function, "__self__", None)
     if isinstance(function, types.BuiltinFunctionType):
-        return (
-            function in _FOLDED
-            or isinstance(owner, _METHOD_OWNERS)
-            and not isinstance(owner, types.ModuleType)
-        )
+        return function in _FOLDED or (isinstance(owner, _METHOD_OWNERS) and not isinstance(owner, types.ModuleType))
     if isinstance(function, types.MethodType):
         return isinstance(owner, Register | LayoutMeta)
     return False
@@ -187,9 +181,9 @@ def constant(scope: Scope, node: ast.expr) -> Any:
             found = names[part.id]
             if found is MISSING or isinstance(found, Storage) or is_register_file(found):
                 return MISSING
-        elif isinstance(part, ast.Call) and not _safe(scope, part.func, bound):
-            return MISSING
-        elif isinstance(part, ast.Await | ast.Yield | ast.YieldFrom | ast.NamedExpr | ast.Lambda):
+        elif (isinstance(part, ast.Call) and not _safe(scope, part.func, bound)) or isinstance(
+            part, ast.Await | ast.Yield | ast.YieldFrom | ast.NamedExpr | ast.Lambda
+        ):
             return MISSING
     expression = ast.Expression(node)
     code = evaluate(node, lambda: compile(expression, scope.source.file, "eval"))

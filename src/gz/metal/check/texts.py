@@ -49,9 +49,7 @@ def _part(scope: Scope, node: ast.expr) -> list[tree.Piece]:
     if isinstance(item, str) and not format:
         return [tree.Piece(item)]
     if format not in FORMATS:
-        raise Refusal(
-            node.value, f"there is no format :{format}", f"formats are {', '.join(filter(None, FORMATS))}"
-        )
+        raise Refusal(node.value, f"there is no format :{format}", f"formats are {', '.join(filter(None, FORMATS))}")
     number = settle(expressions.expression(scope, node.value), node.value)
     if isinstance(number.type, BoolType):
         word: Any = u32

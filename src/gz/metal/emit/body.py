@@ -102,8 +102,6 @@ class Body:
                 if variable.name.isascii()
                 else f"%l.{len(self.slots)}"
             )
-            self.entry.append(
-                f"  {name} = alloca {memory_type(variable.type)}, align {alignment(variable.type)}"
-            )
+            self.entry.append(f"  {name} = alloca {memory_type(variable.type)}, align {alignment(variable.type)}")
             self.slots[variable] = name
         return self.slots[variable]

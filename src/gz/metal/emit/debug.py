@@ -90,7 +90,8 @@ class Debug(NoDebug):
         listed = ", ".join(self.type(kind) for kind in kinds)
         kind = self._node(f"!DISubroutineType(types: {self._node(f'!{{{listed}}}')})")
         scope = self._distinct(
-            f'!DISubprogram(name: "{signature.function.__qualname__}", linkageName: "{signature.symbol}", scope: {file}, '
+            f'!DISubprogram(name: "{signature.function.__qualname__}", linkageName: "{signature.symbol}", '
+            f"scope: {file}, "
             f"file: {file}, line: {line}, type: {kind}, scopeLine: {line}, flags: DIFlagPrototyped, "
             f"spFlags: DISPFlagDefinition | DISPFlagOptimized, unit: {self._unit}, retainedNodes: {self._empty})"
         )
@@ -138,9 +139,7 @@ class Debug(NoDebug):
     def _simple(self, type: Type) -> str:
         if isinstance(type, EnumType):
             members = ", ".join(
-                self._node(
-                    f'!DIEnumerator(name: "{member.name}", value: {int(member)}{_unsigned(type.base)})'
-                )
+                self._node(f'!DIEnumerator(name: "{member.name}", value: {int(member)}{_unsigned(type.base)})')
                 for member in type.enum
             )
             return self._node(
@@ -153,13 +152,9 @@ class Debug(NoDebug):
                 encoding = "DW_ATE_boolean"
             elif isinstance(type, IntType) and type.signed:
                 encoding = "DW_ATE_signed"
-            return self._node(
-                f'!DIBasicType(name: "{type}", size: {size_of(type) * 8}, encoding: {encoding})'
-            )
+            return self._node(f'!DIBasicType(name: "{type}", size: {size_of(type) * 8}, encoding: {encoding})')
         if isinstance(type, PointerType):
-            return self._node(
-                f"!DIDerivedType(tag: DW_TAG_pointer_type, baseType: {self.type(type.target)}, size: 64)"
-            )
+            return self._node(f"!DIDerivedType(tag: DW_TAG_pointer_type, baseType: {self.type(type.target)}, size: 64)")
         if isinstance(type, ArrayType) and type.count is not None:
             extent = self._node(f"!{{{self._node(f'!DISubrange(count: {type.count})')}}}")
             return self._node(
@@ -170,9 +165,7 @@ class Debug(NoDebug):
             pointer = self._node(
                 f"!DIDerivedType(tag: DW_TAG_pointer_type, baseType: {self.type(type.element)}, size: 64)"
             )
-            return self._record(
-                str(type), [("elements", pointer, 0, 64), ("count", self._word(), 64, 64)], 128
-            )
+            return self._record(str(type), [("elements", pointer, 0, 64), ("count", self._word(), 64, 64)], 128)
         if isinstance(type, TupleType):
             return self._record(str(type), [], 64)
         return "null"

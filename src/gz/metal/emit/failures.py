@@ -7,8 +7,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from gz.metal import tree
-from gz.metal.errors import CompileError
 from gz.metal.emit.text import byte_string, value_type
+from gz.metal.errors import CompileError
 
 if TYPE_CHECKING:
     from gz.metal.emit.module import Module
@@ -47,27 +47,21 @@ class Failures:
             found = [FAKE_SINKS]
         else:
             found = [self._sinks()]
-        records = b"".join(
-            _SITE.pack(line, self._text(file), self._text(text)) for text, file, line in self.sites
-        )
+        records = b"".join(_SITE.pack(line, self._text(file), self._text(text)) for text, file, line in self.sites)
         blob, places = b"", b""
         for text in self.texts:
             content = text.encode()
             places += _TEXT.pack(len(blob), len(content))
             blob += content
         for name, content, align in (("sites", records, 4), ("text_places", places, 4), ("texts", blob, 1)):
-            found.append(
-                f"@gz.{name} = internal constant [{len(content)} x i8] {byte_string(content)}, align {align}"
-            )
+            found.append(f"@gz.{name} = internal constant [{len(content)} x i8] {byte_string(content)}, align {align}")
         return found
 
     def _sinks(self) -> str:
         hooks = self.module.hooks
         text = number = ""
         if "text" in hooks:
-            text = "%address = ptrtoint ptr %text to i64\n  " + self._hook(
-                "text", "i64 %address, i64 %length"
-            )
+            text = "%address = ptrtoint ptr %text to i64\n  " + self._hook("text", "i64 %address, i64 %length")
         if "number" in hooks:
             number = self._hook("number", "i64 %value, i32 %base, i1 %signed")
         panic = self._hook("panic", "") if "panic" in hooks else "call void @llvm.trap()"

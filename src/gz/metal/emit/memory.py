@@ -122,9 +122,7 @@ def atomic(body: Body, node: tree.Atomic) -> str:
     operand = _to_memory(body, values.value(body, node.value), place.type)
     body.at(node.at)
     if node.expected is None:
-        text = (
-            f"atomicrmw {_OPERATIONS[node.operator]} ptr {address}, {type} {operand} acq_rel, align {align}"
-        )
+        text = f"atomicrmw {_OPERATIONS[node.operator]} ptr {address}, {type} {operand} acq_rel, align {align}"
         return _from_memory(body, body.let(text), place.type)
     text = f"cmpxchg ptr {address}, {type} {expected}, {type} {operand} acq_rel acquire, align {align}"
     both = body.let(text)

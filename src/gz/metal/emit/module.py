@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from gz.bits.storage import Storage, Table
 from gz.bits.types import BOOL, NEVER, LayoutType, Type, align_of, size_of
@@ -182,7 +182,8 @@ class Module:
         result = value_type(signature.result)
         if signature.result is BOOL:
             result = f"zeroext {result}"
-        head = f"define {self._linkage(signature)}{result} {self.name(signature)}({', '.join(parameters)}){flags} #0{attachment} {{"
+        head = f"{self.name(signature)}({', '.join(parameters)}){flags} #0{attachment} {{"
+        head = f"define {self._linkage(signature)}{result} {head}"
         return "\n".join([head, "entry:", *body.entry, *records, *body.lines, "}\n"])
 
     def _flags(self, signature: tree.Signature) -> str:
@@ -203,11 +204,11 @@ class Module:
         return f'attributes #0 = {{ nounwind null_pointer_is_valid "no-builtins"{frame}{features} }}'
 
 
-def _encode(type: Type, value: object) -> bytes:
+def _encode(type: Type, value: Any) -> bytes:
     content = bytearray(size_of(type))
     if isinstance(type, LayoutType):
         view = type.layout.view(content)
-        for name, part in dict(value).items():  # type: ignore[call-overload]
+        for name, part in value.items():
             _fill(view, name, part)
     else:
         store(memoryview(content), 0, type, value)

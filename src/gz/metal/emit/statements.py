@@ -310,9 +310,7 @@ def _pieces(body: Body, pieces: Sequence[tree.Piece]) -> None:
         operand = value(body, piece.number)
         source = piece.number.type
         if width(source) < 64:
-            operand = body.let(
-                f"{'sext' if is_signed(source) else 'zext'} {value_type(source)} {operand} to i64"
-            )
+            operand = body.let(f"{'sext' if is_signed(source) else 'zext'} {value_type(source)} {operand} to i64")
         signed = "true" if is_signed(source) and piece.base == 10 else "false"
         body.do(f"call void @gz.write_number(i64 {operand}, i32 {piece.base}, i1 {signed})")
 

@@ -324,9 +324,7 @@ def _call_table(body: Body, node: tree.CallTable) -> str:
     operands = [value(body, argument) for argument in node.arguments]
     body.at(node.at)
     if not isinstance(node.index, tree.Constant):
-        body.require(
-            body.let(f"icmp ult i64 {index}, {len(node.functions)}"), "index beyond the function table"
-        )
+        body.require(body.let(f"icmp ult i64 {index}, {len(node.functions)}"), "index beyond the function table")
     usual = max(node.functions, key=lambda signature: sum(other is signature for other in node.functions))
     labels: dict[str, tuple[str, tree.Signature]] = {}
     for signature in node.functions:
