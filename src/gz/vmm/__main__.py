@@ -101,7 +101,7 @@ def _run(options: Options) -> int:
         return 0
     value = status.value()
     if value is None:
-        log("the guest powered off without saying how it went")
+        log(f"the guest {end.ending.value} without saying how it went")
         return 1
     return value
 
@@ -121,8 +121,8 @@ def _live(options: Options, streams: Streams, ports: list[Port]):
                 machine.close()
             del machine
             vm.close()
-        if end.ending is not Ending.RESET:
-            return end
+        if end.ending is not Ending.RESET or any(port.kind == STATUS for port in options.ports):
+            return end  # a command is not run twice
         for number in SIGNALS:
             signal.signal(number, _interrupt)
 
