@@ -178,7 +178,9 @@ def _kernel() -> Pa:
     target = module.base
     if (u64(target) - offset) & (LOAD_ALIGNMENT - 1) != 0 or not placement.is_free(target, size):
         placement.take(module.base, module.size)
-        room = placement.find(offset + size, LOAD_ALIGNMENT)
+        room = Pa(0)
+        if max(offset, size) < stage2.limit():
+            room = placement.find(offset + size, LOAD_ALIGNMENT)
         if room == Pa(0):
             log("gz: no room in RAM for the host kernel")
             power.off()

@@ -62,9 +62,9 @@ def stop() -> NoReturn:
     """After the text of a panic in Python."""
     _only_one()
     _stop_others()
+    log(f"core panic: on CPU {sysreg.MPIDR_EL1 & MPIDR_AFFINITY:#x}")
     if state.armed != 0:
-        cpu = sysreg.MPIDR_EL1 & MPIDR_AFFINITY
-        log(f"  on CPU {cpu:#x}; below EL2: PC {sysreg.ELR_EL2:#x} PSTATE {sysreg.SPSR_EL2:#x}")
+        log(f"  below EL2: PC {sysreg.ELR_EL2:#x}  PSTATE {sysreg.SPSR_EL2:#x}")
     _backtrace(image.frame_pointer())
     power.off()
 
@@ -76,7 +76,7 @@ def unexpected(fault: Fault) -> NoReturn:
     _only_one()
     _stop_others()
     esr = ESR_EL2(sysreg.ESR_EL2)
-    log(f"panic: exception {fault.kind:d} in the core on CPU {sysreg.MPIDR_EL1 & MPIDR_AFFINITY:#x}")
+    log(f"core panic: exception {fault.kind:d} on CPU {sysreg.MPIDR_EL1 & MPIDR_AFFINITY:#x}")
     log(f"  ESR {esr:#x} (class {esr.EC:#x}, syndrome {esr.ISS:#x})")
     log(f"  PC  {sysreg.ELR_EL2:#x}  FAR {sysreg.FAR_EL2:#x}  SP {fault.sp:#x}  PSTATE {sysreg.SPSR_EL2:#x}")
     for i in range(0, 30, 3):
