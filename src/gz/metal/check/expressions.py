@@ -19,10 +19,10 @@ from gz.bits.enumeration import enum_type
 from gz.bits.intrinsic import Intrinsic
 from gz.bits.register import Register
 from gz.bits.storage import Storage, Table
-from gz.bits.types import BOOL, NEVER, NONE, ArrayType, LayoutType, PointerType, TupleType, Type
+from gz.bits.types import BOOL, NEVER, NONE, ArrayType, EnumType, LayoutType, PointerType, TupleType, Type
 from gz.metal import tree
 from gz.metal.check.conditions import condition
-from gz.metal.check.conversion import EXACT, coerce, describe, settle
+from gz.metal.check.conversion import EXACT, ExactType, coerce, common, describe, integer_of, settle
 from gz.metal.check.operators import binary, compare, logic, unary
 from gz.metal.check.scope import MISSING, Scope
 from gz.metal.check.static import static
@@ -170,15 +170,10 @@ def unify(
     node: ast.expr,
 ) -> tuple[tree.Expression, tree.Expression, Type]:
     """Two alternatives as values of one type."""
-    from gz.metal.check.conversion import common, integer_of
-
     first, second = values
-    if wanted is not None and wanted is not EXACT:
-        try:
-            return coerce(first, wanted, nodes[0]), coerce(second, wanted, nodes[1]), wanted
-        except Refusal:
-            if first.type is EXACT and second.type is EXACT:
-                raise
+    numbers = all(isinstance(item, tree.Constant) and isinstance(item.type, ExactType | EnumType) for item in values)
+    if wanted is not None and (numbers or isinstance(wanted, PointerType | TupleType)):
+        return coerce(first, wanted, nodes[0]), coerce(second, wanted, nodes[1]), wanted
     if first.type is NEVER or second.type is NEVER:
         return first, second, second.type if first.type is NEVER else first.type
     if first.type == second.type and first.type is not EXACT:
