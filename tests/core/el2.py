@@ -16,8 +16,8 @@ import gz.core.frames as frames
 import gz.core.memory as memory
 import gz.core.pages as pages
 from gz.core.memory import RAM_WINDOW
-from gz.metal.program import Program
 from gz.metal.buffer import map_at
+from gz.metal.program import Program
 
 PAGE = 4096
 MIB = 1 << 20

@@ -178,7 +178,11 @@ class Oracle:
     def set_memregion(self, vm: Vm, vmid: int, size: int, buffer: int) -> int:
         if size != 8192 or not self.share(buffer, 2):
             return INVALID
+        status = self.set_region(vm, vmid, buffer)  # the buffer itself can't become the guest's meanwhile
         self.unshare(buffer // PAGE, 2)
+        return status
+
+    def set_region(self, vm: Vm, vmid: int, buffer: int) -> int:
         slot, count = self.read32(buffer), self.read32(buffer + 4)
         total, gpa = self.read64(buffer + 8), self.read64(buffer + 16)
         if slot >= 10 or gpa % PAGE or total == 0 or gpa + total * PAGE > GPA_LIMIT:

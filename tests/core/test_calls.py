@@ -6,6 +6,8 @@ from __future__ import annotations
 import ctypes
 import random
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 from el2 import BLOCK, CORE, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE, Machine
@@ -19,7 +21,10 @@ import gz.core.stage2 as stage2
 from gz.abi.calls import Call, smc32, smc64
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
+from gz.bits.annotation import type_of
 from gz.core.context import Context
+from gz.core.vcpu import Vcpu
+from gz.metal.values import address_of, view_at
 
 WORD = (1 << 64) - 1
 SPURIOUS = 1023
@@ -28,11 +33,10 @@ SPURIOUS = 1023
 class Host:
     """CPU 0 with the host on it: makes calls as HVC or doorbell and comes back from guests by an interrupt."""
 
-    def __init__(self) -> None:
+    def __init__(self, *roots: Callable[..., Any]) -> None:
         nothing = dict.fromkeys(("fp_save", "fp_load", "sve_save", "sve_load"), lambda *_: None)
-        self.machine = Machine(
-            calls.hypercall, enter.lower_irq, slots.relinquish, stage2.vttbr, stage2.vtcr, externs=nothing
-        )
+        functions = (calls.hypercall, enter.lower_irq, slots.relinquish, stage2.vttbr, stage2.vtcr, *roots)
+        self.machine = Machine(*functions, externs=nothing)
         self.jit = self.machine.jit
         self.redistributor = self.jit.buffer(0x2_0000)
 
@@ -40,15 +44,22 @@ class Host:
         self.machine.reset(**options)
         self.jit.sysregs.ICC_HPPIR1_EL1 = SPURIOUS
         self.jit.sysregs.CNTFRQ_EL0 = 62_500_000
-        cpus = self.jit.storage("gz.core.cpu.CPUS")
-        self.cpu = cpus[0]
-        self.context = ctypes.addressof(ctypes.c_ubyte.from_buffer(memoryview(self.cpu._bytes)))
-        self.cpu.host.cpu = self.context
-        self.cpu.kick_ready = 1
-        self.cpu.redistributor = self.redistributor.address
+        (self.context,) = self.start_cpus(1)
         self.x = (ctypes.c_uint64 * 31).from_address(self.context + Context.offset("x"))
         self._hypercall = self.jit.raw("gz.core.calls.hypercall")
         self._interrupt = self.jit.raw("gz.core.enter.lower_irq")
+
+    def start_cpus(self, count: int) -> list[int]:
+        """The addresses of the host's contexts on the first CPUs."""
+        contexts = []
+        for index in range(count):
+            cpu = self.jit.storage("gz.core.cpu.CPUS")[index]
+            contexts.append(address_of(cpu))
+            cpu.host.cpu = contexts[-1]
+            cpu.index = cpu.mpidr = index
+            cpu.kick_ready = 1
+            cpu.redistributor = self.redistributor.address
+        return contexts
 
     def call(self, *arguments: int, doorbell: bool = False) -> int:
         """Status as a signed number; results are in `x`. A guest that runs is interrupted at once."""
@@ -218,12 +229,12 @@ def test_ballooned_hole_gets_a_new_page(host: Host) -> None:
     mail(host, pfns)
     host.good(Call.MAP_GUEST_BLOCK, vmid, 0, GUEST_BASE // PAGE, 512)
     host.machine.memory.fill(GUEST_RAM + 5 * PAGE, PAGE, 0x5A)
-    vcpu = host.vm(vmid).vcpus[0]
+    vcpu = view_at(type_of(Vcpu), host.vm(vmid).vcpus[0])
     relinquish = host.machine.fn(slots.relinquish)
-    assert relinquish(_vcpu(vcpu), GUEST_BASE + 5 * PAGE) == 0
-    assert relinquish(_vcpu(vcpu), GUEST_BASE + 5 * PAGE) == Error.INVALID_ARGS
-    assert relinquish(_vcpu(vcpu), GUEST_BASE + 5 * PAGE + 8) == Error.INVALID_ARGS
-    assert relinquish(_vcpu(vcpu), 0) == Error.INVALID_ARGS
+    assert relinquish(vcpu, GUEST_BASE + 5 * PAGE) == 0
+    assert relinquish(vcpu, GUEST_BASE + 5 * PAGE) == Error.INVALID_ARGS
+    assert relinquish(vcpu, GUEST_BASE + 5 * PAGE + 8) == Error.INVALID_ARGS
+    assert relinquish(vcpu, 0) == Error.INVALID_ARGS
     assert host.machine.memory.read(GUEST_RAM + 5 * PAGE, PAGE) == bytes(PAGE)
     assert host.machine.entry(GUEST_RAM + 5 * PAGE) == 0
     assert GUEST_BASE // PAGE + 5 not in host.mapped(vmid) and len(host.mapped(vmid)) == 511
@@ -231,14 +242,6 @@ def test_ballooned_hole_gets_a_new_page(host: Host) -> None:
     mail(host, pfns)
     host.good(Call.MAP_GUEST_BLOCK, vmid, 0, GUEST_BASE // PAGE, 512)
     assert host.mapped(vmid)[GUEST_BASE // PAGE + 5] == pfns[5]
-
-
-def _vcpu(address: object):
-    from gz.bits.annotation import type_of
-    from gz.core.vcpu import Vcpu
-    from gz.metal.values import view_at
-
-    return address if not isinstance(address, int) else view_at(type_of(Vcpu), address)
 
 
 def test_all_pages_come_back(host: Host) -> None:
@@ -297,11 +300,8 @@ def test_a_vcpu_that_runs_is_left_alone(host: Host) -> None:
     host.x[0], host.x[1] = smc64(Call.RUN), vmid << 16
     below = host._hypercall(host.context, 0)
     assert below != host.context
-    other = host.jit.storage("gz.core.cpu.CPUS")[1]
-    address = ctypes.addressof(ctypes.c_ubyte.from_buffer(memoryview(other._bytes)))
-    other.host.cpu, other.index, other.kick_ready = address, 1, 1
-    other.mpidr = 1
-    first, host.context = host.context, address
+    first, address = host.start_cpus(2)
+    host.context = address
     host.x = (ctypes.c_uint64 * 31).from_address(address)
     assert host.call(smc64(Call.RUN), vmid << 16) == 0
     assert host.x[1] == ExitReason.FAIL_ENTRY

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Page ownership against an executable model that was written from the rules, not from the code.
 
-The rules: a page of RAM belongs to the host or to the core.  The host's page may be lent to one guest, or be shared with
-1 to 15 users in the core, never both.  Who lent it gets it back, from that guest alone.  A change of several pages
-happens to all of them or to none.
+The rules: a page of RAM belongs to the host or to the core. The host's page may be lent to one guest, or be
+shared with 1 to 15 users in the core, never both. Who lent it gets it back, from that guest alone. A change of
+several pages happens to all of them or to none.
 """
 
 from __future__ import annotations

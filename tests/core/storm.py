@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A host CPU that calls without sense or pause; several of them race on the same VMs, vCPUs and pages.
+
+Compiled with the core, so that the CPUs are threads which no interpreter holds up.
+"""
+
+from __future__ import annotations
+
+from el2 import BLOCK, LOW, PAGE
+
+import gz.core.calls as calls
+import gz.core.enter as enter
+import gz.core.memory as memory
+import gz.core.slots as slots
+from gz.abi.calls import SMC64_BASE, Call
+from gz.abi.errors import Error
+from gz.abi.exits import ExitReason
+from gz.bits import Ipa, Pa, i64, u64
+from gz.core.context import Context
+from gz.metal import poke32, poke64
+
+GUEST_RAM = LOW + 16 * BLOCK
+VMS = 3
+PAGES = 24  # of guest memory, that the VMs fight for
+VCPUS = 2
+
+
+def random(state: u64) -> u64:
+    return state * 6364136223846793005 + 1442695040888963407
+
+
+def call(context: Context, index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> i64:
+    context.x[0] = SMC64_BASE + index
+    context.x[1] = a
+    context.x[2] = b
+    context.x[3] = c
+    context.x[4] = d
+    context.x[5] = e
+    resumed = calls.hypercall(context, False)
+    vcpu = resumed.vcpu
+    if vcpu is not None:
+        if b & 1 != 0:
+            slots.relinquish(vcpu, Ipa((c % 16) * PAGE))
+        assert enter.lower_irq(resumed).vcpu is None, "the host does not come back"
+        assert context.x[1] == ExitReason.IRQ, "not the exit of an interrupt"
+    return i64(context.x[0])
+
+
+def declare(context: Context, vmid: u64, buffer: u64) -> None:
+    at = memory.va(Pa(buffer))
+    poke32(at, 0)
+    poke64(at + 8, 1024)
+    poke64(at + 16, 0)
+    call(context, Call.MEMREGION_PURPOSE, vmid, 0, 2 * BLOCK, 1, 0)
+    call(context, Call.SET_MEMREGION, vmid, 2 * PAGE, buffer, 0, 0)
+
+
+def storm(context: Context, seed: u64, count: u64, own: u64) -> u64:
+    """`count` calls; `own`: physical address of 64 pages for this CPU's buffers. Gives how many succeeded."""
+    state = seed
+    good: u64 = 0
+    for _ in range(count):
+        state = random(state)
+        pick = state >> 33
+        vmid = 1 + pick % VMS
+        pick //= VMS
+        vcpu = vmid << 16 | pick % VCPUS
+        pick //= VCPUS
+        choice = pick % 32
+        pick //= 32
+        page = GUEST_RAM // PAGE + pick % PAGES
+        gfn = pick % 16
+        status: i64 = Error.INVALID_ARGS
+        if choice == 0:
+            status = call(context, Call.CREATE_VM, 0, 0, 0, 0, 0)
+        elif choice == 1:
+            status = call(context, Call.DESTROY_VM, vmid, pick % 3, 0, 0, 0)
+        elif choice < 6:
+            status = call(context, Call.CREATE_VCPU, vcpu, own + (pick % 8) * 2 * PAGE, 0, 0, 0)
+        elif choice < 8:
+            status = call(context, Call.DESTROY_VCPU, vcpu, 0, 0, 0, 0)
+        elif choice < 10:
+            declare(context, vmid, own + 20 * PAGE)
+        elif choice < 14:
+            status = call(context, Call.MAP_GUEST, vmid, 0, page, gfn, 1 + pick % 3)
+        elif choice == 14:
+            status = call(context, Call.ENABLE_CAP, vmid, 0x9201, BLOCK, own + (24 + pick % 2) * PAGE, 0)
+        elif choice < 17:
+            mailbox = memory.va(Pa(own + 24 * PAGE))
+            for i in range(16):
+                poke64(mailbox + 8 * i, GUEST_RAM // PAGE + (pick + i) % PAGES)
+            status = call(context, Call.MAP_GUEST_BLOCK, vmid, 0, 512 + gfn, 4, 0)
+        elif choice < 19:
+            status = call(context, Call.IRQ_LINE, vcpu, pick % 32, pick // 32 % 2, 0, 0)
+        elif choice == 19:
+            status = call(context, Call.SET_ONE_REG, vcpu, 0x6030_0000_0010_0000, pick, 0, 0)
+        elif choice == 20:
+            status = call(context, Call.INFORM_EXIT, vmid, 0, 0, 0, 0)
+        elif choice == 21:
+            at = memory.va(Pa(own + 30 * PAGE))
+            poke64(at, 0)
+            poke64(at + 8, 0)
+            poke64(at + 16, 0x3FFF_0000)
+            poke64(at + 24, 0x1_0000)
+            poke64(at + 40, 0)
+            status = call(context, Call.CREATE_DEVICE, vmid, own + 30 * PAGE, 0, 0, 0)
+        else:
+            status = call(context, Call.RUN, vcpu, pick, pick // 2, 0, 0)
+        good += 1 if status == Error.NO_ERROR else 0
+    return good

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""CPUs that create, run, map and destroy at the same time (H5, H6): nothing hangs, nothing is lost.
+
+Runs in a process of its own: threads call compiled code past the JIT's guards, so a panic ends the process. No
+more CPUs than the machine has: first-come locks crawl when waiters take turns on a CPU.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+import ctypes, sys, threading
+sys.path.insert(0, {here!r})
+import gz.core.calls, gz.core.enter, gz.core.slots
+import storm
+from el2 import LOW, PAGE
+from test_calls import Host, finish
+
+cpus, seed, count = map(int, sys.argv[1:])
+host = Host(storm.storm)
+host.reset()
+contexts = host.start_cpus(cpus)
+address = host.jit._engine.get_function_address("storm.storm")
+function = ctypes.CFUNCTYPE(ctypes.c_uint64, *[ctypes.c_uint64] * 4)(address)
+good = [0] * cpus
+
+def run(cpu):
+    good[cpu] = function(contexts[cpu], seed + cpu * 7919, count, LOW + 64 * (cpu + 1) * PAGE)
+
+threads = [threading.Thread(target=run, args=(cpu,)) for cpu in range(cpus)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+assert min(good) > count // 20, good
+finish(host)
+print("whole", good)
+"""
+
+
+@pytest.mark.parametrize("cpus, seed, count", [(1, 1, 100_000), (2, 2, 100_000), (2, 3, 100_000)])
+def test_storm(cpus: int, seed: int, count: int) -> None:
+    program = PROGRAM.format(here=str(Path(__file__).parent))
+    command = [sys.executable, "-c", program, str(cpus), str(seed), str(count)]
+    result = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 and result.stdout.startswith("whole"), result.stdout + result.stderr
