@@ -105,9 +105,11 @@ def _call_function(
 ) -> tree.Expression:
     parameters = signature.parameters
     given: list[tree.Expression | None] = [None] * len(parameters)
+    name = signature.function.__name__
+    if first and not parameters:
+        raise Refusal(node.func, f"{name} takes no self: a method's first parameter is its struct")
     if first:
         given[0] = coerce(first[0], parameters[0].type, node.func)
-    name = signature.function.__name__
     for position, argument in enumerate(node.args, len(first)):
         if isinstance(argument, ast.Starred):
             raise Refusal(argument, "unpacking with * is not in the language")
