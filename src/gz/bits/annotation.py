@@ -191,7 +191,8 @@ def _from_object(value: Any, names: Mapping[str, Any]) -> Type:
     if origin is Callable and isinstance(arguments[0], list):
         parameters = tuple(as_value(type_of(item, names)) for item in arguments[0])
         return FunctionType(parameters, as_value(type_of(arguments[1], names)))
-    raise AnnotationError(f"{getattr(value, '__name__', value)} is no type of the language")
+    shown = getattr(value, "__name__", None) or f"a {type(value).__name__}"
+    raise AnnotationError(f"{shown} is no type of the language")
 
 
 def as_value(type: Type) -> Type:
