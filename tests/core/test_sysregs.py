@@ -161,7 +161,7 @@ def test_a_real_cpu(trapped: Trapped) -> None:
     for name, raw in CORTEX_A72.items():
         setattr(trapped.jit.sysregs, name, raw)
     assert trapped.read("ID_AA64PFR0_EL1") == 0x0100_0012
-    assert trapped.read("ID_AA64DFR0_EL1") == 0xF_0010_1006
+    assert trapped.read("ID_AA64DFR0_EL1") == 0xF0_0010_1006
     assert trapped.read("ID_AA64ISAR0_EL1") == 0x0001_1120
     assert trapped.read("ID_AA64MMFR0_EL1") == 0x1122 & ~0xF000
     assert not trapped.write("ID_AA64PFR0_EL1", 0)

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gz.core.list_registers as list_registers
+import gz.core.list_registers as list_registers
 import gz.core.vgic as vgic
 from gz.arm64.gic import FRAME_SIZE, GicrSgi
 from gz.arm64.insn import dsb, isb
