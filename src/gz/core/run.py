@@ -25,6 +25,9 @@ def run(host: Context, vcpu: Vcpu, doorbell: bool) -> Context:
     if load_acquire(vcpu.power) != Power.ON:
         if not lifecycle.power_up(vcpu):
             return _decline(host, vcpu, exits.parked(vcpu), doorbell)
+    if vcpu.idle != 0 and vgic.sleeps(vcpu):
+        # The driver wakes all of a VM at once (gzvm ABI 2.7): most of them turn over here and sleep on.
+        return _decline(host, vcpu, exits.parked(vcpu), doorbell)
     vcpu.idle = 0
     vcpu.started = 1
     if vcpu.access.active != 0 and not exits.finish(vcpu):

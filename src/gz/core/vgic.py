@@ -451,14 +451,21 @@ def deliverable(vcpu: Vcpu) -> bool:
     list_registers.fold(vcpu)
     vcpu.gic.dirty = 1
     timer.refresh(vcpu)
-    found = _deliverable(vcpu)
+    found = _deliverable(vcpu, ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2))
     release(vcpu)
     return found
 
 
-def _deliverable(vcpu: Vcpu) -> bool:
+def sleeps(vcpu: Vcpu) -> bool:
+    """A vCPU that left by WFI and does not run: is there still nothing to wake up for?"""
+    acquire(vcpu)
+    found = _deliverable(vcpu, ICH_VMCR_EL2(vcpu.gic.vmcr))
+    release(vcpu)
+    return not found and timer.deadline(vcpu) != 0
+
+
+def _deliverable(vcpu: Vcpu, vmcr: ICH_VMCR_EL2) -> bool:
     gic = vcpu.vm.vgic
-    vmcr = ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2)
     remaining = gic.busy | 1
     while remaining != 0:
         number = count_trailing_zeros(remaining)
