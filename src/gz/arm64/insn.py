@@ -116,3 +116,9 @@ def doorbell(
 ) -> Results:
     """The hypervisor call by one plain store to the doorbell page; gives x0-x3 (gz.abi.doorbell)."""
     ...
+
+
+@intrinsic("call")
+def svc(number: u64, x0: u64 = 0, x1: u64 = 0, x2: u64 = 0, x3: u64 = 0, x4: u64 = 0, x5: u64 = 0) -> Results:
+    """A system call of Linux: `number` in x8; its result, or the negative errno, is in x0."""
+    ...

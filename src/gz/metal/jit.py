@@ -319,6 +319,10 @@ class Jit:
         """As on_hvc, with the doorbell page's address before x0–x7."""
         self._on("doorbell", function)
 
+    def on_svc(self, function: Callable[..., Any] | None) -> None:
+        """As on_hvc, with the number before x0-x5."""
+        self._on("svc", function)
+
     def _on(self, name: str, function: Callable[..., Any] | None) -> None:
         if function is None:
             self._callers.pop(name, None)
@@ -329,7 +333,7 @@ class Jit:
         kind = ctypes.string_at(name, length).decode()
         if kind not in self._callers:
             return
-        count = 9 if kind == "doorbell" else 8
+        count = {"doorbell": 9, "svc": 7}.get(kind, 8)
         given = self._callers[kind](*(ctypes.c_uint64 * count).from_address(arguments))
         if given is None:
             return

@@ -12,7 +12,8 @@ a null slot do nothing and give 0.
     gz_jit_event_count      i64             barriers and maintenance so far
     gz_jit_events           [16384 x {ptr, i64, i64}]   ring: name ("tlbi ipas2e1is"), its length, argument (0: none)
     gz_jit_on_smc           ptr             void (ptr name, i64 length, ptr arguments, ptr results): "hvc", "smc" with
-                                            8 x i64 in, "doorbell" with the page and 8 x i64; 4 x i64 out
+                                            8 x i64 in, "doorbell" with the page and 8 x i64, "svc" with
+                                            the number and 6 x i64; 4 x i64 out
     gz_jit_on_text          ptr             void (ptr text, i64 length)
     gz_jit_on_number        ptr             void (i64 value, i32 base, i32 signed)
     gz_jit_on_panic_begin   ptr             void (ptr file, i64 length, i32 line); the text follows through on_text

@@ -33,7 +33,7 @@ def _in_user_space(node: tree.Instruction) -> bool:
     operation: Any = node.operation
     if node.kind in ("sysreg_read", "sysreg_write", "sys"):
         return operation.op1 == 3
-    return node.kind in ("plain", "barrier") or node.name == "doorbell"
+    return node.kind in ("plain", "barrier") or node.name in ("doorbell", "svc")
 
 
 def _sysreg_read(body: Body, node: tree.Instruction, operands: Sequence[str]) -> str:
@@ -68,25 +68,26 @@ def _sys(body: Body, node: tree.Instruction, operands: Sequence[str]) -> str:
 
 
 def _call(body: Body, node: tree.Instruction, operands: Sequence[str]) -> str:
-    """SMC calling convention (DEN0028 2.6): x0-x7 in, x0-x3 out, x4-x17 lost. The doorbell keeps the others."""
-    outputs = ",".join(f"={{x{number}}}" for number in range(8))
-    inputs = ",".join(map(str, range(8)))
-    text, constraints, arguments = f"{node.name} #0", f"{outputs},{inputs}", list(operands)
-    if node.name == "doorbell":
-        page, *arguments = operands
-        text, constraints = "str wzr, [$16]", f"{outputs},{inputs},r"
-        arguments.append(page)
-    else:
-        constraints += "," + ",".join(f"~{{x{number}}}" for number in range(8, 18))
-    given = ", ".join(f"i64 {operand}" for operand in arguments)
-    whole = "{" + ", ".join(["i64"] * 8) + "}"
-    answer = body.let(f'call {whole} asm sideeffect "{text}", "{constraints},~{{memory}}"({given})')
+    """SMC calling convention (DEN0028 2.6): x0-x7 in, x0-x3 out, x4-x17 lost. The doorbell and the kernel keep
+    the others."""
+    extra, arguments = (operands[:1], operands[1:]) if node.name in _EXTRA else ([], operands)
+    text, where = _EXTRA.get(node.name, (f"{node.name} #0", ""))
+    count = len(arguments)
+    constraints = [f"={{x{number}}}" for number in range(count)] + [str(number) for number in range(count)]
+    constraints += [where] if extra else [f"~{{x{number}}}" for number in range(8, 18)]
+    constraints.append("~{memory}")
+    given = ", ".join(f"i64 {operand}" for operand in (*arguments, *extra))
+    whole = "{" + ", ".join(["i64"] * count) + "}"
+    answer = body.let(f'call {whole} asm sideeffect "{text}", "{",".join(constraints)}"({given})')
     result = "poison"
     for number in range(4):
         part = body.let(f"extractvalue {whole} {answer}, {number}")
         result = body.let(f"insertvalue {RESULT} {result}, i64 {part}, {number}")
     return result
 
+
+#: Calls with one operand more before x0: their text, and where that operand is.
+_EXTRA = {"doorbell": ("str wzr, [$16]", "r"), "svc": ("svc #0", "{x8}")}
 
 _ARM64: dict[str, Callable[[Body, tree.Instruction, Sequence[str]], str]] = {
     "sysreg_read": _sysreg_read,
