@@ -44,7 +44,7 @@ class Source:
         start = _column(text, place.col_offset)
         width = 1
         if isinstance(place, ast.FunctionDef):
-            start = text.find(place.name, start)
+            start = text.find(place.name, text.find("def", start) + 3)
             width = len(place.name)
         elif place.end_lineno == line and place.end_col_offset is not None:
             width = _column(text, place.end_col_offset) - start

@@ -233,7 +233,7 @@ def augmented(scope: Scope, node: ast.AugAssign) -> list[tree.Statement]:
     """`target operator= value`; the target is evaluated once."""
     symbol = operators.SYMBOLS.get(type(node.op))
     if symbol is None:
-        raise Refusal(node, "this operator is not in the language")
+        raise operators.refused_operator(node, node.op)
     at = scope.at(node)
     target = node.target
     register = places.system_register(scope, target)

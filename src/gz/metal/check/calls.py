@@ -280,6 +280,9 @@ def _extreme(name: str) -> Callable[[Scope, ast.Call, Type | None], tree.Express
 
 
 def _extreme_of(scope: Scope, node: ast.Call, name: str, values: Sequence[tree.Expression]) -> tree.Expression:
+    numbers = [value.value for value in values if isinstance(value, tree.Constant) and value.type is EXACT]
+    if len(numbers) == len(values):
+        return tree.Constant(EXACT, scope.at(node), min(numbers) if name == "min" else max(numbers))
     best, best_node = values[0], node.args[0]
     for other, part in zip(values[1:], node.args[1:], strict=True):
         first, second, type = common(best, other, (best_node, part), node)
@@ -291,7 +294,9 @@ def _extreme_of(scope: Scope, node: ast.Call, name: str, values: Sequence[tree.E
 
 def _abs(scope: Scope, node: ast.Call, wanted: Type | None) -> tree.Expression:
     argument = one_argument(scope, node, "abs")
-    operand = settle(expressions.expression(scope, argument, wanted), argument)
+    operand = expressions.expression(scope, argument, wanted)
+    if isinstance(operand, tree.Constant) and operand.type is EXACT:
+        return tree.Constant(EXACT, scope.at(node), abs(operand.value))
     type = integer_of(operand.type)
     if type is None:
         raise Refusal(argument, f"{describe(operand.type)} has no abs()")

@@ -50,6 +50,13 @@ def shown(node: ast.AST) -> str:
     return text if len(text) <= 40 else "…"
 
 
+def may_be_none(node: ast.AST) -> Refusal:
+    hint = "test it first: if … is not None"
+    if not isinstance(node, ast.Name):
+        hint = "put it into a local and test that"
+    return Refusal(node, f"{shown(node)} may be None", hint)
+
+
 def coerce(value: tree.Expression, target: Type, node: ast.AST) -> tree.Expression:
     """The value as one of the target type; refused if that has to be written."""
     source = value.type
@@ -74,7 +81,8 @@ def coerce(value: tree.Expression, target: Type, node: ast.AST) -> tree.Expressi
         return _tuple(value, target, node)
     if source is NEVER:
         return value
-    raise Refusal(node, f"{describe(source)} is no {target}", _hint(source, target, node))
+    what = spelled(value.value) if isinstance(value, tree.Constant) and source is EXACT else describe(source)
+    raise Refusal(node, f"{what} is no {target}", _hint(source, target, node))
 
 
 def describe(type: Type) -> str:
@@ -147,7 +155,7 @@ def refuse_short_shift(value: tree.Expression, target: Type, node: ast.AST) -> N
 def _reference(value: tree.Expression, source: PointerType, target: Type, node: ast.AST) -> tree.Expression | None:
     if isinstance(target, PointerType) and source.target == target.target:
         if source.nullable and not target.nullable:
-            raise Refusal(node, f"{shown(node)} may be None", "test it first: if … is not None")
+            raise may_be_none(node)
         return tree.Convert(target, value.at, value)
     array = source.target
     if isinstance(target, ArrayType) and isinstance(array, ArrayType) and array.element == target.element:

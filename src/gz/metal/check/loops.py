@@ -157,8 +157,11 @@ def _array(scope: Scope, node: ast.For, numbered: ast.Call | None) -> list[tree.
     value = expressions.expression(scope, source)
     array = places.present(value, source) if isinstance(value.type, PointerType) else value.type
     if not isinstance(array, ArrayType):
-        hint = "write unroll(…) around a Python sequence" if static(scope, source) is not MISSING else ""
-        raise Refusal(source, f"{describe(value.type)} cannot be looped over", hint)
+        item = static(scope, source)
+        if item is not MISSING:
+            what = f"a {type(item).__name__} of Python"
+            raise Refusal(source, f"{what} cannot be looped over", "write unroll(…) around it")
+        raise Refusal(source, f"{describe(value.type)} cannot be looped over")
     holder, index = scope.hidden(value.type, node), scope.hidden(_U64, node)
     held = tree.Read(value.type, at, holder)
     count: tree.Expression = (

@@ -27,6 +27,7 @@ def match(scope: Scope, node: ast.Match) -> list[tree.Statement]:
     cases: list[tree.Case] = []
     default: list[tree.Statement] | None = None
     seen: set[int] = set()
+    refused = False
     for case in node.cases:
         if default is not None:
             scope.report(Refusal(case.pattern, "control never comes here: the case above takes all"), node)
@@ -37,6 +38,7 @@ def match(scope: Scope, node: ast.Match) -> list[tree.Statement]:
             guard = condition(scope, case.guard) if case.guard is not None else None
         except Refusal as refusal:
             scope.report(refusal, node)
+            refused = True
             continue
         if guard is not None:
             scope.flow.present |= guard.if_true
@@ -57,6 +59,9 @@ def match(scope: Scope, node: ast.Match) -> list[tree.Statement]:
         if isinstance(kind, EnumType):
             missing = [member.name for member in kind.enum if int(member) not in seen]
             if missing:
+                after = after.merge(before)
+            if missing and not refused:
+                scope.flow = after
                 raise Refusal(
                     node.subject,
                     f"cases of {kind} are missing: {', '.join(missing)}",

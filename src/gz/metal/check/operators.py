@@ -71,8 +71,7 @@ _EXACT_BITS_MAX = 4096
 def binary(scope: Scope, node: ast.BinOp, wanted: Type | None) -> tree.Expression:
     symbol = SYMBOLS.get(type(node.op))
     if symbol is None:
-        hint = "integers are divided by //" if isinstance(node.op, ast.Div) else ""
-        raise Refusal(node, f"the operator of `{shown(node)}` is not in the language", hint)
+        raise refused_operator(node, node.op)
     hint = wanted if isinstance(wanted, IntType) else integer_of(wanted) if wanted is not None else None
     if symbol in ("<<", ">>"):
         return shift(scope, node, symbol, hint)
@@ -83,6 +82,11 @@ def binary(scope: Scope, node: ast.BinOp, wanted: Type | None) -> tree.Expressio
         left = expressions.expression(scope, node.left, hint)
         right = expressions.expression(scope, node.right, _wider(hint, left.type))
     return combine(scope, symbol, left, right, (node.left, node.right), node)
+
+
+def refused_operator(node: ast.AST, operator: ast.operator) -> Refusal:
+    sign = {ast.Div: "/", ast.Pow: "**", ast.MatMult: "@"}[type(operator)]
+    return Refusal(node, f"{sign} is not in the language", "integers are divided by //" * (sign == "/"))
 
 
 def _pliable(node: ast.expr) -> bool:

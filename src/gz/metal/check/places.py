@@ -23,7 +23,7 @@ from gz.bits.types import (
     size_of,
 )
 from gz.metal import tree
-from gz.metal.check.conversion import EXACT, coerce, describe, integer_of, shown
+from gz.metal.check.conversion import EXACT, coerce, describe, integer_of, may_be_none, shown
 from gz.metal.check.scope import MISSING, Scope
 from gz.metal.check.static import is_register_file, static
 from gz.metal.errors import Refusal, similar
@@ -34,7 +34,7 @@ def present(value: tree.Expression, node: ast.expr) -> Type:
     if not isinstance(value.type, PointerType):
         raise Refusal(node, f"{describe(value.type)} has no fields")
     if value.type.nullable:
-        raise Refusal(node, f"{shown(node)} may be None", "test it first: if … is not None")
+        raise may_be_none(node)
     return value.type.target
 
 

@@ -50,7 +50,8 @@ def _poison(scope: Scope, node: ast.stmt) -> None:
                 scope.poisoned.add(part.id)
             else:
                 scope.flow.assigned.add(variable)
-                scope.flow.present.add(variable)
+        if isinstance(part, ast.Name) and part.id in scope.variables:
+            scope.flow.present.add(scope.variables[part.id])
 
 
 def statement(scope: Scope, node: ast.stmt) -> list[tree.Statement]:

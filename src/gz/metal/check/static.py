@@ -156,6 +156,8 @@ def evaluate(node: ast.AST, work: Callable[[], Any]) -> Any:
     """Run build-time code; what it raises is the program's error."""
     try:
         return work()
+    except (ValueError, TypeError) as error:
+        raise Refusal(node, str(error)) from None
     except Exception as error:
         raise Refusal(node, f"{type(error).__name__} at build time: {error}") from None
 
@@ -168,32 +170,32 @@ def constant(scope: Scope, node: ast.expr) -> Any:
     if isinstance(node, ast.Name | ast.Attribute | ast.Subscript):
         return MISSING
     names: dict[str, Any] = {}
-    bound = {
-        name.id
-        for part in ast.walk(node)
-        if isinstance(part, ast.comprehension)
-        for name in ast.walk(part.target)
-        if isinstance(name, ast.Name)
-    }
+    comprehensions = [part for part in ast.walk(node) if isinstance(part, ast.comprehension)]
+    bound = {name for part in comprehensions for name in _names(part.target)}
     for part in ast.walk(node):
         if isinstance(part, ast.Name) and part.id not in bound and part.id not in names:
             names[part.id] = _name(scope, part)
             found = names[part.id]
             if found is MISSING or isinstance(found, Storage) or is_register_file(found):
                 return MISSING
-        elif (isinstance(part, ast.Call) and not _safe(scope, part.func, bound)) or isinstance(
-            part, ast.Await | ast.Yield | ast.YieldFrom | ast.NamedExpr | ast.Lambda
-        ):
+        elif isinstance(part, ast.Subscript) and isinstance(part.value, ast.Name | ast.Attribute):
+            if _names(part.value).isdisjoint(bound) and isinstance(static(scope, part.value), Table):
+                return MISSING  # its elements have a type, numbers have none
+        elif isinstance(part, ast.Call) and not _safe(scope, part.func, bound):
+            return MISSING
+        elif isinstance(part, ast.Await | ast.Yield | ast.YieldFrom | ast.NamedExpr | ast.Lambda):
             return MISSING
     expression = ast.Expression(node)
     code = evaluate(node, lambda: compile(expression, scope.source.file, "eval"))
     return evaluate(node, lambda: eval(code, {"__builtins__": vars(builtins), **names}))
 
 
+def _names(node: ast.AST) -> set[str]:
+    return {part.id for part in ast.walk(node) if isinstance(part, ast.Name)}
+
+
 def _safe(scope: Scope, function: ast.expr, bound: set[str]) -> bool:
-    if isinstance(function, ast.Attribute) and any(
-        isinstance(part, ast.Name) and part.id in bound for part in ast.walk(function)
-    ):
+    if isinstance(function, ast.Attribute) and _names(function) & bound:
         return True
     called = static(scope, function)
     if called is MISSING:

@@ -274,10 +274,13 @@ def _insert(body: Body, node: tree.Insert) -> str:
     field = value(body, node.value)
     body.at(node.at)
     type, ones = value_type(node.type), (1 << node.width) - 1
-    if node.width < width(node.type):
-        field = body.let(f"and {type} {field}, {ones}")
-    if node.low:
-        field = body.let(f"shl {type} {field}, {node.low}")
+    if isinstance(node.value, tree.Constant):
+        field = str((node.value.value & ones) << node.low)
+    else:
+        if node.width < width(node.type):
+            field = body.let(f"and {type} {field}, {ones}")
+        if node.low:
+            field = body.let(f"shl {type} {field}, {node.low}")
     mask = ~(ones << node.low) & (1 << width(node.type)) - 1
     operand = body.let(f"and {type} {operand}, {mask}")
     return body.let(f"or {type} {operand}, {field}")
