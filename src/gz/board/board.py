@@ -7,8 +7,11 @@ with Board(cpus=2, core=image) as board:
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 
@@ -19,6 +22,8 @@ from gz.board.qemu import Disk, Machine, Qemu
 
 BOOTARGS = "console=ttyAMA0 panic=-1"
 BOOT_TIMEOUT = 180.0  # seconds
+GREETING_TIMEOUT = 0.2
+END_TIMEOUT = 2.0
 
 Progress = Callable[[str], None]
 
@@ -85,7 +90,10 @@ class Board:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        why = self.last_words() if isinstance(error, BoardError) else None
         self.stop()
+        if why:
+            raise BoardError(why) from None
 
     @property
     def host(self) -> Channel:
@@ -134,29 +142,41 @@ class Board:
         channel = Channel(self.qemu.control)
         try:
             deadline = time.monotonic() + timeout
-            while not channel.hello(0.2):
-                self._check_progress(deadline)
-        except BoardError:
-            self._check_progress(0)
-            raise
+            while not self._greeted(channel):
+                if time.monotonic() > deadline:
+                    last = self.qemu.console_text().strip().rpartition("\n")[2].strip() or "nothing on its console"
+                    raise BoardError(f"the host VM did not come up within {timeout:g} s; its last words: {last}")
         except BaseException:
             channel.close()
             raise
         return channel
 
-    def _check_progress(self, deadline: float) -> None:
-        """Say what went wrong if the host VM will not come up any more."""
-        text = self.qemu.console_text()
-        for line in text.splitlines():
+    def _greeted(self, channel: Channel) -> bool:
+        try:
+            if channel.hello(GREETING_TIMEOUT):
+                return True
+        except BoardError:
+            pass  # the connection is gone because QEMU is
+        else:
+            if self.qemu.running() and not any(sign in self.qemu.console_text() for sign in FATAL):
+                return False
+        raise BoardError(self.last_words() or "the board stopped while booting")
+
+    def last_words(self) -> str | None:
+        """Why the board stopped by what its console says; None if it runs."""
+        with suppress(subprocess.TimeoutExpired):
+            self.qemu.process.wait(END_TIMEOUT)  # it may be about to
+        lines = [line.strip() for line in self.qemu.console_text().splitlines() if line.strip()]
+        for before, line in pairwise(["", *lines]):
             if any(sign in line for sign in FATAL):
-                raise BoardError(f"the board stopped: {line.strip()}")
-        if not self.qemu.running():
-            last = text.strip().splitlines()[-1:] or [self.qemu.complaint()]
-            raise BoardError(f"the board stopped while booting: {last[0].strip()}")
-        if time.monotonic() > deadline:
-            last = text.strip().splitlines()[-1:] or ["nothing on the console"]
-            raise BoardError(f"the host VM did not come up in time; its last words: {last[0].strip()}")
+                # The core says first what and where, then that it panics.
+                reason = f"{before}; {line}" if line.startswith(CORE_PANIC) else line
+                return f"the board stopped: {reason}"
+        if self.qemu.running():
+            return None
+        return f"the board stopped: {lines[-1] if lines else self.qemu.complaint()}"
 
 
 # On the console, from the core and from Linux: nothing comes after these.
-FATAL = ("Kernel panic - not syncing", "core panic:")
+CORE_PANIC = "core panic:"
+FATAL = ("Kernel panic - not syncing", CORE_PANIC)

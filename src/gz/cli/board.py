@@ -17,7 +17,7 @@ from pathlib import Path
 from gz.board.channel import Channel
 from gz.board.errors import BoardError
 from gz.board.images import write_whole
-from gz.board.qemu import PROGRAM, SMALLEST_MEMORY, command
+from gz.board.qemu import PROGRAM, SMALLEST_MEMORY, command, require_qemu
 from gz.board.wire import Kind
 from gz.cli import inputs
 from gz.cli.report import UserError, progress, say
@@ -82,6 +82,8 @@ def forget(record: Record) -> None:
 def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None) -> int:
     if current():
         raise UserError("a board is up already; see gz board status, or end it with gz board down")
+    require_qemu()
+    inputs.room()
     megabytes = inputs.memory(memory, SMALLEST_MEMORY)
     port = None if gdb is None else inputs.port(gdb)
     from gz.board.board import Board

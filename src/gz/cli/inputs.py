@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 import stat
 import zlib
@@ -12,6 +13,7 @@ from pathlib import Path
 
 from gz.board.qemu import Disk
 from gz.cli.report import UserError
+from gz.state import state_directory
 
 MiB = 1 << 20
 UNITS = {"": MiB, "M": MiB, "G": 1 << 30}
@@ -22,6 +24,7 @@ IMAGE_HEADER = 64
 IMAGE_MAGIC = b"ARM\x64"  # at 56 (Linux, Documentation/arm64/booting.rst)
 GZIP = b"\x1f\x8b"
 SECTOR = 512
+ROOM = 128  # MiB
 
 # What Linux unpacks (lib/decompress.c, init/initramfs.c).
 INITRD_MAGICS = (
@@ -71,6 +74,15 @@ def initrd(path: Path) -> Path:
     return path.absolute()
 
 
+def fit(memory: int, kernel: Path | None, initrd: Path | None) -> None:
+    """Refuse files that cannot lie in a guest's `memory` MiB together."""
+    files = [path for path in (kernel, initrd) if path is not None]
+    needed = -(-sum(path.stat().st_size for path in files) // MiB)
+    if needed >= memory:
+        names = " and ".join(str(path) for path in files)
+        raise UserError(f"{names} have {needed} MiB and the guest's memory {memory}; give it more by --mem")
+
+
 def disk(text: str, number: int) -> Disk:
     """FILE or FILE,ro: a raw image of whole sectors."""
     name, comma, option = text.rpartition(",")
@@ -103,6 +115,17 @@ def port(number: int) -> int:
         except OSError as error:
             raise UserError(f"port {number} cannot be used: {error.strerror}; choose another") from None
     return number
+
+
+def room() -> None:
+    """Refuse to start when the disk is nearly full: whatever fails then fails with a worse message."""
+    directory = state_directory()
+    free = shutil.disk_usage(directory).free // MiB
+    if free < ROOM:
+        raise UserError(
+            f"only {free} MiB of space are left in {directory}; "
+            f"free {ROOM} at least, or choose another place by GZ_STATE"
+        )
 
 
 def beginning(path: Path, what: str, length: int) -> bytes:

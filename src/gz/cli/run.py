@@ -17,7 +17,7 @@ from gz.board.channel import Process
 from gz.board.guest import command_archive, guest_initrd, guest_kernel, terminal_archive
 from gz.board.host_vm import Software
 from gz.board.images import refused
-from gz.board.qemu import Disk, scratch_directory
+from gz.board.qemu import Disk, require_qemu, scratch_directory
 from gz.board.vmm import LOUD, NOWHERE, QUIET, TO_ERRORS, Guest, start_command, start_console
 from gz.board.wire import Kind
 from gz.cli import inputs, products
@@ -44,9 +44,12 @@ class Request:
 
 def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, verbose: bool) -> int:
     """The guest's exit status; 0 after a shell."""
+    require_qemu()
+    inputs.room()
     memory = inputs.memory(request.mem)
     kernel = request.kernel and inputs.kernel(request.kernel)
     initrd = request.initrd and inputs.initrd(request.initrd)
+    inputs.fit(memory, kernel, initrd)
     disks = [inputs.disk(text, number) for number, text in enumerate(request.disks)]
     port = None if gdb is None else inputs.port(gdb)
     if request.argv and initrd:

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What users name wrongly is refused in one line that says what and what to do, before anything starts."""
+
+from __future__ import annotations
+
+import gzip
+import socket
+import struct
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gz.cli import inputs
+from gz.cli.report import UserError
+
+IMAGE = struct.pack("<II6Q4sI", 0, 0, 0, 1 << 20, 0xA, 0, 0, 0, b"ARM\x64", 0) + bytes(1000)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(content: bytes) -> Path:
+        path = tmp_path / "file"
+        path.write_bytes(content)
+        return path
+
+    return write
+
+
+@pytest.mark.parametrize("content", [IMAGE, gzip.compress(IMAGE)])
+def test_kernels(file, content: bytes):
+    assert inputs.kernel(file(content)) == file(content)
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "empty"),
+        (b"\x7fELF" + bytes(100), "ELF"),
+        (b"MZ" + bytes(100), "EFI"),
+        (b"ARM\x64", "not an arm64"),
+        (gzip.compress(b"no kernel" * 100), "not an arm64"),
+        (b"\x1f\x8b" + bytes(100), "gzip"),
+        (b"\x1f\x8b\x08", "not an arm64"),
+    ],
+)
+def test_wrong_kernels(file, content: bytes, reason: str):
+    with pytest.raises(UserError, match=reason):
+        inputs.kernel(file(content))
+
+
+@pytest.mark.parametrize("look", [inputs.kernel, inputs.initrd, lambda path: inputs.disk(str(path), 0)])
+def test_missing_files_and_directories(tmp_path: Path, look):
+    with pytest.raises(UserError, match="No such file"):
+        look(tmp_path / "none")
+    with pytest.raises(UserError, match="directory"):
+        look(tmp_path)
+
+
+def test_initrds(file):
+    assert inputs.initrd(file(b"070701" + bytes(104)))
+    assert inputs.initrd(file(gzip.compress(b"x")))
+    for content in (b"", b"hello", IMAGE):
+        with pytest.raises(UserError):
+            inputs.initrd(file(content))
+
+
+def test_disks(file):
+    path = file(bytes(1024))
+    disk = inputs.disk(f"{path},ro", 3)
+    assert (disk.path, disk.read_only, disk.serial) == (path, True, "gz-disk3")
+    assert not inputs.disk(str(path), 0).read_only
+    with pytest.raises(UserError, match="sectors"):
+        inputs.disk(str(file(bytes(1000))), 0)
+    with pytest.raises(UserError, match="sectors"):
+        inputs.disk(str(file(b"")), 0)
+    with pytest.raises(UserError, match="neither"):
+        inputs.disk("/dev/null", 0)
+
+
+def test_a_name_with_a_comma(tmp_path: Path):
+    path = tmp_path / "a,b"
+    path.write_bytes(bytes(512))
+    assert inputs.disk(str(path), 0).path == path
+
+
+@pytest.mark.parametrize(("text", "size"), [("512M", 512), ("1G", 1024), ("128", 128), ("256MiB", 256), ("1gb", 1024)])
+def test_sizes(text: str, size: int):
+    assert inputs.memory(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "1T", "-5", "many", "1.5G", "0", "63M", "65M", "1"])
+def test_wrong_sizes(text: str):
+    with pytest.raises(UserError):
+        inputs.memory(text)
+
+
+def test_ports():
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        with pytest.raises(UserError, match="cannot be used"):
+            inputs.port(taken.getsockname()[1])
+    for number in (0, -1, 65536):
+        with pytest.raises(UserError, match="not a TCP port"):
+            inputs.port(number)
