@@ -19,7 +19,7 @@ sys.path.insert(0, {here!r})
 import gz.core.calls, gz.core.enter, gz.core.slots
 import storm
 from el2 import LOW, PAGE
-from test_calls import Host, finish
+from caller import Host, finish
 
 cpus, seed, count = map(int, sys.argv[1:])
 host = Host(storm.storm)

@@ -1,0 +1,138 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The host's side of the calls: CPUs that make them, the driver's usual sequences, and the end of it all."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable
+from typing import Any
+
+from el2 import BLOCK, CORE, LOW, PAGE, Machine
+from walker import leaves
+
+import gz.core.calls as calls
+import gz.core.enter as enter
+import gz.core.slots as slots
+import gz.core.stage2 as stage2
+from gz.abi.calls import Call, smc64
+from gz.abi.errors import Error
+from gz.core.context import Context
+from gz.metal.values import address_of
+
+WORD = (1 << 64) - 1
+SPURIOUS = 1023
+
+
+class Host:
+    """CPU 0 with the host on it: makes calls as HVC or doorbell and comes back from guests by an interrupt."""
+
+    def __init__(self, *roots: Callable[..., Any]) -> None:
+        nothing = dict.fromkeys(("fp_save", "fp_load", "sve_save", "sve_load"), lambda *_: None)
+        functions = (calls.hypercall, enter.lower_irq, slots.relinquish, stage2.vttbr, stage2.vtcr, *roots)
+        self.machine = Machine(*functions, externs=nothing)
+        self.jit = self.machine.jit
+        self.redistributor = self.jit.buffer(0x2_0000)
+
+    def reset(self, **options: int) -> None:
+        self.machine.reset(**options)
+        self.jit.sysregs.ICC_HPPIR1_EL1 = SPURIOUS
+        self.jit.sysregs.CNTFRQ_EL0 = 62_500_000
+        (self.context,) = self.start_cpus(1)
+        self.x = (ctypes.c_uint64 * 31).from_address(self.context + Context.offset("x"))
+        self._hypercall = self.jit.raw("gz.core.calls.hypercall")
+        self._interrupt = self.jit.raw("gz.core.enter.lower_irq")
+
+    def start_cpus(self, count: int) -> list[int]:
+        """The addresses of the host's contexts on the first CPUs."""
+        contexts = []
+        for index in range(count):
+            cpu = self.jit.storage("gz.core.cpu.CPUS")[index]
+            contexts.append(address_of(cpu))
+            cpu.host.cpu = contexts[-1]
+            cpu.index = cpu.mpidr = index
+            cpu.kick_ready = 1
+            cpu.redistributor = self.redistributor.address
+        return contexts
+
+    def call(self, *arguments: int, doorbell: bool = False) -> int:
+        """Status as a signed number; results are in `x`. A guest that runs is interrupted at once."""
+        for i in range(8):
+            self.x[i] = arguments[i] & WORD if i < len(arguments) else 0
+        elr = self.jit.sysregs.ELR_EL2
+        below = self._hypercall(self.context, int(doorbell))
+        if below != self.context:
+            assert self._interrupt(below) == self.context
+        assert self.jit.sysregs.ELR_EL2 in (elr, elr + 4)
+        return ctypes.c_int64(self.x[0]).value
+
+    def good(self, call: Call, *arguments: int) -> int:
+        """x1 of a call that has to succeed."""
+        assert self.call(smc64(call), *arguments) == 0
+        return self.x[1]
+
+    def vm(self, vmid: int):
+        return self.jit.storage("gz.core.vm.VMS")[vmid - 1]
+
+    def mapped(self, vmid: int) -> dict[int, int]:
+        s = self.vm(vmid).stage2
+        vtcr, vttbr = self.machine.fn(stage2.vtcr)(), self.machine.fn(stage2.vttbr)(s)
+        return {
+            (ipa + at) // PAGE: (pa + at) // PAGE
+            for ipa, pa, size, _ in leaves(self.machine.memory.read64, vtcr, vttbr)
+            for at in range(0, size, PAGE)
+        }
+
+
+RUN_PAGE, MAILBOX, BUFFER = LOW, LOW + 4 * PAGE, LOW + 6 * PAGE
+GUEST_RAM, GUEST_BASE = LOW + 16 * BLOCK, 0x8000_0000
+
+
+def declare(host: Host, vmid: int, slot: int, gpa: int, size: int, purpose: int = 1) -> int:
+    assert host.call(smc64(Call.MEMREGION_PURPOSE), vmid, gpa, size, purpose) == 0
+    memory = host.machine.memory
+    memory.fill(BUFFER, 2 * PAGE, 0xCC)  # the list of a declaration is whatever lay there
+    memory.write32(BUFFER, slot)
+    memory.write64(BUFFER + 8, size // PAGE)
+    memory.write64(BUFFER + 16, gpa)
+    return host.call(smc64(Call.SET_MEMREGION), vmid, 2 * PAGE, BUFFER)
+
+
+def populate(host: Host, vmid: int, slot: int, gpa: int, runs: list[tuple[int, int]], column=smc64) -> int:
+    memory = host.machine.memory
+    memory.write32(BUFFER, slot)
+    memory.write32(BUFFER + 4, len(runs))
+    memory.write64(BUFFER + 8, sum(count for _, count in runs))
+    memory.write64(BUFFER + 16, gpa)
+    for i, (address, count) in enumerate(runs):
+        memory.write64(BUFFER + 24 + 16 * i, address)
+        memory.write32(BUFFER + 32 + 16 * i, count)
+        memory.write32(BUFFER + 36 + 16 * i, 0xDEAD)
+    return host.call(column(Call.SET_MEMREGION), vmid, 2 * PAGE, BUFFER)
+
+
+def make_vm(host: Host, size: int = 4 * BLOCK) -> int:
+    """As driver version 13 begins: batches asked for, both kinds of demand paging, idle, one slot, two vCPUs."""
+    assert host.good(Call.ENABLE_CAP, 0, 0x9204) == 512
+    assert host.good(Call.ENABLE_CAP, 0, 0x9205) & (host.x[1] - 1) == 0
+    vmid = host.good(Call.CREATE_VM)
+    host.good(Call.ENABLE_CAP, vmid, 0x9202)
+    host.good(Call.ENABLE_CAP, vmid, 0x9201, 0x20_0000, MAILBOX)
+    host.good(Call.ENABLE_CAP, vmid, 0x9203)
+    assert declare(host, vmid, 0, GUEST_BASE, size) == 0
+    for vcpu in range(2):
+        host.good(Call.CREATE_VCPU, vmid << 16 | vcpu, RUN_PAGE + 2 * vcpu * PAGE)
+    return vmid
+
+
+def mail(host: Host, pfns: list[int]) -> None:
+    host.machine.memory.write_words(MAILBOX, pfns)
+
+
+def finish(host: Host) -> None:
+    """Nothing is left once all VMs are gone."""
+    for vmid in range(1, 65):
+        while host.call(smc64(Call.DESTROY_VM), vmid, 512) == Error.BUSY:
+            pass
+    assert not any(host.machine.entries()[: (CORE - LOW) // PAGE])
+    assert host.machine.free_frames == host.machine.storage("gz.core.frames.pool").count
+    assert not any(vm.users for vm in host.jit.storage("gz.core.vm.VMS"))
