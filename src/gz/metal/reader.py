@@ -9,14 +9,14 @@ import inspect
 import linecache
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import CodeType, FunctionType
 from typing import Any
 
 from gz.metal.errors import CompileError, Diagnostic
 
-Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+Definition = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,10 +118,19 @@ def _definitions(file: str, module: str) -> dict[tuple[int, str], Definition]:
         line = error.lineno or 1
         raise CompileError([Diagnostic(file, line, error.offset or 1, 1, error.msg, error.text or "")]) from None
     found: dict[tuple[int, str], Definition] = {}
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
-            found[first, node.name] = node
-        elif isinstance(node, ast.Lambda):
-            found[node.lineno, "<lambda>"] = node
+    waiting: list[Any] = [tree]
+    while waiting:
+        for node in _blocks(waiting.pop()):
+            waiting.append(node)
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.decorator_list[0].lineno if node.decorator_list else node.lineno
+                found[first, node.name] = node
     return found
+
+
+def _blocks(node: ast.AST) -> Iterator[ast.AST]:
+    """The statements inside a statement; functions are not found anywhere else."""
+    for name in ("body", "orelse", "finalbody", "handlers", "cases"):
+        part: Any = getattr(node, name, ())
+        if isinstance(part, list):
+            yield from part

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from typing import Any
 
 import gz.metal.check.expressions as expressions
@@ -101,15 +102,20 @@ def system_register(scope: Scope, node: ast.expr) -> SysReg | None:
     base = static(scope, node.value) if isinstance(node.value, ast.Name | ast.Attribute) else MISSING
     if base is MISSING or not is_register_file(base):
         return None
-    names = {
-        name: value
-        for owner in reversed(type(base).__mro__)
-        for name, value in vars(owner).items()
-        if isinstance(value, SysReg)
-    }
+    names = _registers(type(base))
     if node.attr not in names:
         raise Refusal(node, f"there is no system register {node.attr}", similar(node.attr, names))
     return names[node.attr]
+
+
+@functools.cache
+def _registers(owner: type) -> dict[str, SysReg]:
+    return {
+        name: value
+        for base in reversed(owner.__mro__)
+        for name, value in vars(base).items()
+        if isinstance(value, SysReg)
+    }
 
 
 def read_register(register: SysReg, node: ast.AST, at: tree.Position) -> tree.Expression:

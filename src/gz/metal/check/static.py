@@ -42,6 +42,7 @@ _BUILTINS: frozenset[Any] = frozenset(
     }
 )
 _FOLDED = frozenset({len, min, max, abs, sum, int, ord, tuple})
+_DYNAMIC = (ast.Await, ast.Yield, ast.YieldFrom, ast.NamedExpr, ast.Lambda)
 _METHOD_OWNERS = (tuple, str, int, list, dict, frozenset, bytes)
 
 
@@ -181,9 +182,7 @@ def constant(scope: Scope, node: ast.expr) -> Any:
         elif isinstance(part, ast.Subscript) and isinstance(part.value, ast.Name | ast.Attribute):
             if _names(part.value).isdisjoint(bound) and isinstance(static(scope, part.value), Table):
                 return MISSING  # its elements have a type, numbers have none
-        elif isinstance(part, ast.Call) and not _safe(scope, part.func, bound):
-            return MISSING
-        elif isinstance(part, ast.Await | ast.Yield | ast.YieldFrom | ast.NamedExpr | ast.Lambda):
+        elif isinstance(part, _DYNAMIC) or (isinstance(part, ast.Call) and not _safe(scope, part.func, bound)):
             return MISSING
     expression = ast.Expression(node)
     code = evaluate(node, lambda: compile(expression, scope.source.file, "eval"))
