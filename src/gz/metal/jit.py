@@ -399,4 +399,4 @@ def _spell(kind: int, a: int, b: int, c: int) -> str:
     if kind == Kind.TEXT:
         return ctypes.string_at(a, b).decode(errors="replace")
     value = a - (1 << 64) if c and a >> 63 else a
-    return f"{value:#x}" if b == 16 else str(value)
+    return format(value, {2: "b", 10: "d", 16: "x"}[b])  # the prefix is text of the program
