@@ -139,8 +139,9 @@ class VgicAddress(IntEnum):
 
 VGIC_INIT = 0
 """Attribute of group CONTROL; once all vCPUs are there, before the first interrupt."""
-VGIC_IRQS_MAX = 1024
-"""Greatest value of IRQ_COUNT, a multiple of 32 that counts SGIs and PPIs too."""
+VGIC_IRQS_MAX = 992
+"""Greatest value of IRQ_COUNT, a multiple of 32 that counts SGIs and PPIs too. The documentation says 1024, the
+kernel refuses that."""
 
 
 class KvmRequest(IntEnum):

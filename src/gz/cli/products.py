@@ -15,7 +15,7 @@ from gz.board import images
 from gz.cli.report import UserError
 from gz.metal.build import ROOT, BuildError, Built, build, fingerprint
 
-DOORBELL = "gz/driver/_doorbell.so"
+DRIVER = "gz/driver/_driver.so"
 """Below /opt/gz in the host VM."""
 
 
@@ -34,9 +34,9 @@ def core() -> Path:
 
 def driver() -> dict[str, bytes]:
     """The driver's compiled files, by their names below /opt/gz."""
-    from gz.driver import call
+    from gz.driver import call, kvm_run
 
-    return {DOORBELL: library("doorbell", [call], frozenset())}
+    return {DRIVER: library("driver", [call, kvm_run], frozenset())}
 
 
 def answering_driver() -> dict[str, bytes]:
@@ -44,9 +44,10 @@ def answering_driver() -> dict[str, bytes]:
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
     from benchmarks import answer
-    from gz.driver import call
+    from gz.driver import call, kvm_run
 
-    return {DOORBELL: library("answer", [call, answer], {call.doorbell_run})}
+    replaced = {call.doorbell_run, kvm_run.kvm_run}
+    return {DRIVER: library("answer", [call, kvm_run, answer], replaced)}
 
 
 def library(name: str, modules: Sequence[ModuleType], without: Set[Callable[..., Any]]) -> bytes:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The driver's compiled part, in metal: a C library for the host, beside this module as `_doorbell.so`.
+"""The driver's compiled part, in metal: a C library for the host, beside this module as `_driver.so`.
 
 A doorbell call has to be one plain store that can be executed again, and the barriers and cache maintenance
 that guest memory needs have no Python spelling. `gz.driver.doorbell` loads the library; nothing in the host
@@ -7,15 +7,22 @@ imports this module."""
 
 from __future__ import annotations
 
-from gz.abi.calls import Call, smc64
+from gz.abi.calls import VCPUS_MAX, Call, smc64
 from gz.abi.exits import ExitReason
-from gz.abi.run import RunPage
-from gz.arm64.insn import dc, dmb, doorbell, dsb, isb
+from gz.abi.run import HWSTATE_OFFSET, HwState, RunPage
+from gz.arm64.insn import dc, dmb, doorbell, dsb, isb, svc
 from gz.arm64.sysreg import sysreg
 from gz.bits import Array, Struct, Va, array, u64
-from gz.metal import export, read_once
+from gz.driver.interface import INTERRUPTED
+from gz.driver.shared import ASLEEP, AWAKE, RUNG, Shared, Sleep
+from gz.metal import address, compare_exchange, exchange, export, read_once, view, write_once
 
 RUN = smc64(Call.RUN)
+WRITE, FUTEX = 64, 98
+"""System calls (Linux, asm-generic/unistd.h)."""
+FUTEX_WAIT, FUTEX_WAKE = 128, 129
+"""Of memory that only this process has (FUTEX_PRIVATE_FLAG; futex(2))."""
+NANOSECONDS = 1_000_000_000
 
 
 class CallFrame(Struct):
@@ -43,17 +50,71 @@ def doorbell_call3(page: Va, function: u64, x1: u64, x2: u64, x3: u64) -> u64:
 
 
 @export
-def doorbell_run(page: Va, vcpu: u64, run: RunPage) -> u64:
-    """Runs a vCPU (a VcpuTuple) until there is something for the driver; gives the exit reason.
+def doorbell_run(page: Va, vcpu: u64, run: RunPage, shared: Shared) -> u64:
+    """Runs a vCPU (a VcpuTuple) until there is something for Python: gives the exit reason, or INTERRUPTED."""
+    return run_on(page, vcpu, run, shared)
+
+
+@export
+def doorbell_wake(shared: Shared) -> None:
+    """Something happened in a VM: ends the sleep of its idle vCPUs, or their next one."""
+    wake(shared, VCPUS_MAX)
+
+
+def run_on(page: Va, vcpu: u64, run: RunPage, shared: Shared) -> u64:
+    """Serves what gzvm version 13 serves by itself: interrupts of the host, sleeping, waking, ioeventfds.
 
     The core looks at `immediate_exit` itself whenever the store is executed, so a signal that is taken
     between two instructions here is not lost."""
+    index = vcpu & 0xFFFF
     while True:
         _, reason, _, _ = doorbell(page, RUN, vcpu)
-        if reason != ExitReason.IRQ and reason != ExitReason.GZ:
+        if reason == ExitReason.MMIO:
+            if run.mmio.is_write == 0 or not signals(run, shared):
+                return reason
+            continue
+        if reason == ExitReason.IDLE:
+            sleep(shared.sleeps[index], view(HwState, address(run) + HWSTATE_OFFSET))
+        elif reason == ExitReason.IPI:
+            wake(shared, index)
+        elif reason != ExitReason.IRQ and reason != ExitReason.GZ:
             return reason
         if read_once(run.immediate_exit) != 0:
-            return reason
+            write_once(run.immediate_exit, 0)
+            return INTERRUPTED
+
+
+def signals(run: RunPage, shared: Shared) -> bool:
+    """Signals the eventfd that a write is for; False if it is for none."""
+    record = run.mmio
+    for i in range(shared.watch_count):
+        watch = shared.watches[i]
+        if watch.address != record.phys_addr or (watch.length != 0 and watch.length != record.length):
+            continue
+        if watch.exact == 0 or (watch.data ^ record.data) << (64 - 8 * record.length) == 0:
+            shared.event = 1
+            svc(WRITE, u64(watch.fd), u64(address(shared)) + Shared.offset("event"), 8)
+            return True
+    return False
+
+
+def sleep(own: Sleep, state: HwState) -> None:
+    """Until somebody rings, a signal, or the time the core gave; not at all if it gave none."""
+    delay = read_once(state.vtimer_delay)
+    if read_once(state.vtimer_migrate) == 0 or delay == 0:
+        return
+    if compare_exchange(own.state, AWAKE, ASLEEP) == AWAKE:
+        frequency = sysreg.CNTFRQ_EL0
+        own.timeout.seconds = delay // frequency
+        own.timeout.nanoseconds = delay % frequency * NANOSECONDS // frequency
+        svc(FUTEX, u64(address(own)), FUTEX_WAIT, ASLEEP, u64(address(own.timeout)))
+    exchange(own.state, AWAKE)
+
+
+def wake(shared: Shared, but: u64) -> None:
+    for i in range(VCPUS_MAX):
+        if i != but and exchange(shared.sleeps[i].state, RUNG) == ASLEEP:
+            svc(FUTEX, u64(address(shared.sleeps[i])), FUTEX_WAKE, 1)
 
 
 @export

@@ -16,8 +16,8 @@ from gz.abi.calls import DRIVER_VERSION, Call, smc64
 from gz.driver.interface import CallError, DriverError
 
 TREE = Path("/proc/device-tree")
-LIBRARY = Path(__file__).with_name("_doorbell.so")
-"""Compiled from `gz.driver.call`."""
+LIBRARY = Path(__file__).with_name("_driver.so")
+"""Compiled from `gz.driver.call` and `gz.driver.kvm_run`."""
 
 Results = tuple[int, int, int, int]
 
@@ -32,9 +32,13 @@ class Core(Protocol):
         """x1… in, x0-x3 out; x0 is not looked at."""
         ...
 
-    def runner(self, vcpu: int, page_address: int) -> Callable[[], int]:
-        """What runs a vCPU until the driver has something to do, and gives the exit reason. `page_address`: of
-        its run page, in this process."""
+    def runner(self, vcpu: int, page_address: int, shared_address: int) -> Callable[[], int]:
+        """What runs a vCPU until the driver has something to do, and gives the exit reason or INTERRUPTED.
+        The addresses, in this process, are those of its run page and of the VM's `gz.driver.shared.Shared`."""
+        ...
+
+    def wake(self, shared_address: int) -> object:
+        """Ends the sleep of the VM's idle vCPUs, or their next one."""
         ...
 
     def irq_line(self, vcpu: int, number: int, level: int) -> int:
@@ -64,7 +68,8 @@ class Doorbell:
         word = ctypes.c_uint64
         self._page_address = word(page + abi.STORE_OFFSET)
         self._call = _function(slow.doorbell_call, None, word, ctypes.c_void_p)
-        self._run = _function(slow.doorbell_run, word, word, word, word)
+        self._run = _function(slow.doorbell_run, word, word, word, word, word)
+        self.wake = _function(quick.doorbell_wake, None, word)
         self._call3 = _function(quick.doorbell_call3, word, word, word, word, word, word)
         self._clean = _function(slow.clean_memory, None, word, word)
         self._counters = (
@@ -80,9 +85,9 @@ class Doorbell:
         self._call(self._page_address, ctypes.addressof(frame))
         return frame[0], frame[1], frame[2], frame[3]
 
-    def runner(self, vcpu: int, page_address: int) -> Callable[[], int]:
+    def runner(self, vcpu: int, page_address: int, shared_address: int) -> Callable[[], int]:
         # The arguments are converted now and not at every exit.
-        return partial(self._run, self._page_address, ctypes.c_uint64(vcpu), ctypes.c_uint64(page_address))
+        return partial(self._run, self._page_address, *map(ctypes.c_uint64, (vcpu, page_address, shared_address)))
 
     def irq_line(self, vcpu: int, number: int, level: int) -> int:
         return self._call3(self._page_address, _IRQ_LINE, vcpu, number, level)

@@ -93,6 +93,32 @@ class HugePages:
         return HugeFile(self._directory / name, size)
 
 
+class AnonymousBlock:
+    """Memory of this process that may move: KVM follows it by the page tables. In huge pages where there are any."""
+
+    def __init__(self, size: int) -> None:
+        """`size` bytes, all zero, at a multiple of 2 MiB as huge pages want it."""
+        flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
+        try:
+            self._mapping = mmap.mmap(-1, size + BLOCK_SIZE, flags, mmap.PROT_READ | mmap.PROT_WRITE)
+        except OSError as error:
+            raise DriverError(f"the host has no {size >> 20} MiB for the guest: {error.strerror}") from None
+        with suppress(OSError):  # a kernel without them
+            self._mapping.madvise(mmap.MADV_HUGEPAGE)
+        start = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        skipped = -start % BLOCK_SIZE
+        self.address = start + skipped
+        self._whole = memoryview(self._mapping)
+        self.view = self._whole[skipped : skipped + size]
+
+    def close(self) -> None:
+        """Unmaps it once no view is left."""
+        self.view.release()
+        self._whole.release()
+        with suppress(BufferError):  # whoever has a view still keeps the mapping until it lets go
+            self._mapping.close()
+
+
 class Arena:
     """Small zeroed pieces of one block, for what calls name by physical address."""
 

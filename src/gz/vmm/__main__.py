@@ -11,7 +11,7 @@ import signal
 import sys
 
 from gz.driver.interface import DriverError
-from gz.driver.vm import open_vm
+from gz.driver.transport import open_guest
 from gz.vmm.exits import Ending
 from gz.vmm.loader import LoadError
 from gz.vmm.machine import Machine, Streams
@@ -109,7 +109,7 @@ def _run(options: Options) -> int:
 def _live(options: Options, streams: Streams, ports: list[Port]):
     """The guest's lives: a reset starts the next one from nothing. Gives how the last one ended."""
     while True:
-        vm = open_vm(log)
+        vm = open_guest(options.transport, log)
         machine = None
         try:
             machine = Machine(vm, options.plan, streams, ports, log)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from gz.abi.calls import VCPUS_MAX
 from gz.abi.memory import BLOCK_SIZE
+from gz.driver.transport import AUTO, TRANSPORTS
 from gz.vmm.machine import Plan
 from gz.vmm.streams import Output
 from gz.vmm.virtio.console import Port
@@ -39,11 +40,12 @@ class Options:
     ports: list[PortOption]
     hvc0: bool
     """The user types at hvc0, not at the UART."""
+    transport: str = AUTO
 
 
 def parse(arguments: list[str] | None = None) -> Options:
     """Exits with status 2 and a line of explanation for what is not valid."""
-    parser = argparse.ArgumentParser(prog="gz.vmm", description="Runs a guest on the core below this host.")
+    parser = argparse.ArgumentParser(prog="gz.vmm", description="Runs a guest on the core below this host, or on KVM.")
     parser.add_argument("--kernel", required=True, metavar="FILE", help="arm64 Linux Image, gzip or not")
     parser.add_argument("--initrd", metavar="FILE")
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help=f"1 to {VCPUS_MAX}")
@@ -57,6 +59,13 @@ def parse(arguments: list[str] | None = None) -> Options:
         metavar="NAME=SPEC",
         help="a virtio-serial port: in:PATH the guest reads, out:PATH it writes, fd:N (read or written as N"
         " was opened), status: the decimal number the guest writes is the exit status",
+    )
+    parser.add_argument(
+        "--transport",
+        choices=(AUTO, *TRANSPORTS),
+        default=AUTO,
+        help="what carries the guest: the core by its doorbell or this kernel's KVM; auto takes the doorbell if"
+        " there is one",
     )
     given = parser.parse_args(arguments)
     try:
@@ -74,7 +83,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     except UsageError as error:
         parser.error(str(error))
     consoles = re.findall(r"(?:^|\s)console=(\w+)", given.params)
-    return Options(plan, ports, hvc0=bool(consoles) and consoles[-1] == "hvc0")
+    return Options(plan, ports, bool(consoles) and consoles[-1] == "hvc0", given.transport)
 
 
 def open_port(option: PortOption) -> Port:

@@ -1,0 +1,35 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which hypervisor carries a guest: the core below this host by its doorbell, or the host's kernel by /dev/kvm."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from gz.abi import doorbell, kvm
+from gz.driver.doorbell import TREE
+from gz.driver.interface import DriverError, Vm
+from gz.driver.kvm import open_kvm
+from gz.driver.vm import open_vm
+
+Log = Callable[[str], object]
+
+AUTO = "auto"
+TRANSPORTS: dict[str, Callable[[Log], Vm]] = {"doorbell": open_vm, "kvm": open_kvm}
+
+
+def open_guest(transport: str, log: Log) -> Vm:
+    """A new, empty VM by the transport of that name, or by the one that this host has. `log` takes one line for
+    people. DriverError if there cannot be one."""
+    return TRANSPORTS[choose() if transport == AUTO else transport](log)
+
+
+def choose(tree: Path = TREE, device: Path = Path(kvm.PATH)) -> str:
+    """The core's doorbell first. DriverError if there is neither."""
+    if (tree / doorbell.NODE / doorbell.PROPERTY).exists():
+        return "doorbell"
+    if device.exists():
+        return "kvm"
+    raise DriverError(
+        f"nothing here can carry a guest: this host's device tree has no doorbell of the core, and there is no {device}"
+    )
