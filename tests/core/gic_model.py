@@ -230,6 +230,7 @@ class Interface:
         self.deactivated: list[int] = []  # physical interrupts
         jit.sysregs.ICH_VTR_EL2 = (registers - 1) | 4 << 26 | 4 << 29
         jit.on_read("ICH_ELRSR_EL2", self._empty)
+        jit.on_read("ICH_MISR_EL2", lambda: int(self.maintenance()))
 
     def lr(self, n: int) -> int:
         return getattr(self.jit.sysregs, f"ICH_LR{n}_EL2")

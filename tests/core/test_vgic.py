@@ -128,7 +128,7 @@ class Guest:
                 self.call(vgic.flush, self.at[self.own])
             if not self.interface.maintenance():
                 break
-            self.call(vgic.maintenance, self.at[self.own])
+            assert self.call(vgic.maintenance, self.at[self.own])
         else:
             pytest.fail("the maintenance interrupt does not end")
         self.interface.contents()

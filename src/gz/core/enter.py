@@ -11,8 +11,8 @@ import gz.core.timer as timer
 import gz.core.vgic as vgic
 import gz.core.world as world
 from gz.abi.exits import ExitReason
-from gz.arm64.sysreg import sysreg
 from gz.arm64.syndrome import ESR_EL2
+from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import MAINTENANCE_INTERRUPT, TimerInterrupt
 from gz.core.context import Context
 from gz.core.outcome import Outcome
@@ -46,13 +46,11 @@ def lower_irq(context: Context) -> Context:
     if vcpu is None:
         return context
     intid = sysreg.ICC_HPPIR1_EL1
-    if intid == TimerInterrupt.EL1_VIRTUAL:
-        timer.interrupt(vcpu)
+    if intid == TimerInterrupt.EL1_VIRTUAL and timer.interrupt(vcpu):
         return resume(vcpu)
-    if intid == MAINTENANCE_INTERRUPT:
-        vgic.maintenance(vcpu)
+    if intid == MAINTENANCE_INTERRUPT and vgic.maintenance(vcpu):
         return resume(vcpu)
-    if intid == TimerInterrupt.EL2_PHYSICAL and not timer.hypervisor_interrupt(vcpu):
+    if intid == TimerInterrupt.EL2_PHYSICAL and timer.hypervisor_interrupt(vcpu):
         return resume(vcpu)
     return interrupted(vcpu)
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gz.core.list_registers as list_registers
-import gz.core.list_registers as list_registers
 import gz.core.vgic as vgic
 from gz.arm64.gic import FRAME_SIZE, GicrSgi
 from gz.arm64.insn import dsb, isb
@@ -123,15 +122,14 @@ def save(vcpu: Vcpu) -> None:
 # Interrupts.
 
 
-def interrupt(vcpu: Vcpu) -> None:
-    """PPI 27 is pending on this CPU while the guest runs: its timer, or a trace of the host's."""
+def interrupt(vcpu: Vcpu) -> bool:
+    """PPI 27 is pending on this CPU while the guest runs.  False: it is not the guest's timer."""
     if not _fires(sysreg.CNTV_CTL_EL0):
-        isb()
-        return
+        return False
     _redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
     dsb("sy")
     vgic.acquire(vcpu)
-    list_registers.reclaim(vcpu)  # the one before, which the guest has ended: not to be taken for the end of this one
+    list_registers.reclaim(vcpu)  # the last one, if the guest has ended it
     private = vcpu.gic.private
     private.line |= _VIRTUAL
     vcpu.timer.held = 1
@@ -139,18 +137,21 @@ def interrupt(vcpu: Vcpu) -> None:
     if private.listed & _VIRTUAL != 0:
         vcpu.gic.stale = 1  # the guest made it active or pending itself; now the hardware has to go along
     vgic.release(vcpu)
+    return True
 
 
 def hypervisor_interrupt(vcpu: Vcpu) -> bool:
-    """CNTHP fired while the guest runs.  True: the host's timer is due; False: the guest's physical one was."""
+    """CNTHP's PPI is pending while the guest runs.  False: it is not the guest's physical timer."""
     host = HOST[vcpu.context.cpu.index]
     if _wanted(host.control) and host.deadline <= sysreg.CNTPCT_EL0:
-        return True
+        return False
+    if not _fires(physical_control(vcpu)):
+        return False
     vgic.acquire(vcpu)
     _physical_line(vcpu)
     vgic.release(vcpu)
     _arm(vcpu)
-    return False
+    return True
 
 
 def ended(vcpu: Vcpu) -> None:

@@ -189,8 +189,11 @@ def reset_vcpu(vcpu: Vcpu) -> None:
         shared.redistributor_size = u64(shared.redistributor_count) * REDISTRIBUTOR_SIZE
     spis = shared.spis
     if spis is not None:
-        for i in range(SPI_BANKS * BANK):
-            _route(gic, u32(i), spis.routes[i] == vcpu.index)
+        for number in range(SPI_BANKS):
+            here: u32 = 0
+            for n in range(BANK):
+                here |= u32(spis.routes[number * BANK + n] == vcpu.index) << u32(n)
+            gic.routed[number + 1] = here
 
 
 def reset_interface(vcpu: Vcpu) -> None:
@@ -430,13 +433,16 @@ def flush(vcpu: Vcpu) -> None:
 
 
 @cold
-def maintenance(vcpu: Vcpu) -> None:
-    """The GIC's maintenance interrupt: a level ended, or there is room for more."""
+def maintenance(vcpu: Vcpu) -> bool:
+    """The GIC's maintenance interrupt: a level ended, or there is room for more.  False: neither, it isn't ours."""
+    if sysreg.ICH_MISR_EL2 == 0:
+        return False
     acquire(vcpu)
     list_registers.fold(vcpu)
     timer.resample(vcpu)
     list_registers.fill(vcpu)
     release(vcpu)
+    return True
 
 
 # Waiting.
