@@ -48,7 +48,7 @@ class Caller:
         self.vcpus: list[Any] = []
         for i in range(count):
             ctypes.memset(self.frames[i].address, 0, 4096)
-            vcpu = Vcpu.view(self.frames[i].memory)
+            vcpu: Any = Vcpu.view(self.frames[i].memory)
             vcpu.vm, vcpu.index = self.vm_frame.address, i
             vcpu.context.cpu = address(cpu)
             vcpu.power = Power.OFF if i else Power.ON

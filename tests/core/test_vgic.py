@@ -76,7 +76,7 @@ class Guest:
         for i in range(count):
             frame = self.frames[i]
             ctypes.memset(frame.address, 0, 4096)
-            vcpu = Vcpu.view(frame.memory)
+            vcpu: Any = Vcpu.view(frame.memory)
             vcpu.vm, vcpu.index = self.vm_at, i
             vcpu.context.cpu = address(cpu)
             self.vm.vcpus[i] = frame.address
