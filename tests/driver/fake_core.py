@@ -16,6 +16,7 @@ from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, MAILBOX_SIZE, REGION_BUFFER_SIZE, MemoryRegion
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, RunPage
+from gz.driver.interface import INTERRUPTED
 
 VMID = 7
 OK = (0, 0, 0, 0)
@@ -80,6 +81,7 @@ class FakeCore:
     devices: list[tuple[int, int, int]] = field(default_factory=list)
     registers: dict[tuple[int, int], int] = field(default_factory=dict)
     lines: list[tuple[int, int, int]] = field(default_factory=list)
+    wakes: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self) -> None:
@@ -148,17 +150,25 @@ class FakeCore:
         for index in range(count):
             self.mapped[gfn + index] = frames[index]
 
-    def runner(self, vcpu: int, page_address: int) -> Callable[[], int]:
+    def runner(self, vcpu: int, page_address: int, shared_address: int) -> Callable[[], int]:
         pages = self.pages.at(self._run_pages[VcpuTuple(vcpu).VCPU], 2 * PAGE_SIZE)
         assert page_address == ctypes.addressof(ctypes.c_char.from_buffer(pages))
+        assert shared_address % PAGE_SIZE == 0
         return lambda: self._run(vcpu, RunPage.view(pages, 0), HwState.view(pages, HWSTATE_OFFSET))
 
     def _run(self, vcpu: int, record: RunPage, state: HwState) -> int:
-        if record.immediate_exit:
-            return ExitReason.GZ
-        self.calls.append((Call.RUN, (vcpu,)))
-        steps = self.script[VcpuTuple(vcpu).VCPU]
-        return steps.pop(0)(record, state) if steps else ExitReason.SHUTDOWN
+        while True:
+            if record.immediate_exit:
+                record.immediate_exit = 0
+                return INTERRUPTED
+            self.calls.append((Call.RUN, (vcpu,)))
+            steps = self.script[VcpuTuple(vcpu).VCPU]
+            reason = steps.pop(0)(record, state) if steps else ExitReason.SHUTDOWN
+            if reason not in (ExitReason.IRQ, ExitReason.GZ):
+                return reason
+
+    def wake(self, shared_address: int) -> None:
+        self.wakes += 1
 
     def irq_line(self, vcpu: int, number: int, level: int) -> int:
         self.lines.append((vcpu, number, level))

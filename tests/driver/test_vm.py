@@ -21,6 +21,7 @@ from gz.abi.guest import VendorCall
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, Purpose
 from gz.abi.run import HwState, RunPage
 from gz.driver.interface import INTERRUPTED, CallError
+from gz.driver.shared import Shared
 from gz.driver.vcpu import install_kick
 from gz.driver.vm import DoorbellVm
 
@@ -46,22 +47,6 @@ def fault(gpa: int, code: int = 1) -> Step:
     def step(page: RunPage, state: HwState) -> int:
         page.exception.exception, page.exception.fault_gpa = code, gpa
         return ExitReason.EXCEPTION
-
-    return step
-
-
-def store(address: int, size: int, value: int) -> Step:
-    def step(page: RunPage, state: HwState) -> int:
-        page.mmio.phys_addr, page.mmio.length, page.mmio.data, page.mmio.is_write = address, size, value, 1
-        return ExitReason.MMIO
-
-    return step
-
-
-def sleeps(ticks: int, migrate: int = 1) -> Step:
-    def step(page: RunPage, state: HwState) -> int:
-        state.vtimer_delay, state.vtimer_migrate = ticks, migrate
-        return ExitReason.IDLE
 
     return step
 
@@ -101,8 +86,8 @@ def test_set_up_and_run(core: FakeCore) -> None:
 def test_irq_and_gz_run_again(core: FakeCore) -> None:
     vm = make(core)
     vcpu = vm.create_vcpu(0)
-    core.script[0] = [exits(ExitReason.IRQ), exits(ExitReason.GZ), exits(ExitReason.IPI)]
-    assert vcpu.enter() == ExitReason.SHUTDOWN and names(core).count("RUN") == 4
+    core.script[0] = [exits(ExitReason.IRQ), exits(ExitReason.GZ)]
+    assert vcpu.enter() == ExitReason.SHUTDOWN and names(core).count("RUN") == 3
 
 
 @pytest.mark.parametrize("batch", [0, 512, 128, 1])
@@ -153,49 +138,16 @@ def test_refusals_become_errors(core: FakeCore) -> None:
         vm.enable_capability(0x1234)
 
 
-def test_ioeventfds_take_matching_writes(core: FakeCore) -> None:
+def test_ioeventfds_are_handed_to_the_compiled_part(core: FakeCore) -> None:
     vm = make(core)
-    vcpu = vm.create_vcpu(0)
-    any_size, exact = os.eventfd(0, os.EFD_NONBLOCK), os.eventfd(0, os.EFD_NONBLOCK)
-    vm.ioeventfd(0xA00_0050, 0, any_size)
-    vm.ioeventfd(0xA00_0250, 4, exact, 3)
+    vm.ioeventfd(0xA00_0050, 0, 9)
+    vm.ioeventfd(0xA00_0250, 4, 10, 3)
     with pytest.raises(ValueError, match="exists already"):
-        vm.ioeventfd(0xA00_0050, 4, exact)
-    with pytest.raises(ValueError, match="3 bytes"):
-        vm.ioeventfd(0xA00_1000, 3, exact)
-    garbage = 0xFFFF_FFFF << 32
-    core.script[0] = [
-        store(0xA00_0050, 2, 9),
-        store(0xA00_0250, 4, garbage | 3),
-        store(0xA00_0250, 4, 4),
-        store(0xA00_0250, 2, 3),
-        store(0xA00_0054, 4, 3),
-    ]
-    for _ in range(3):
-        assert vcpu.enter() == ExitReason.MMIO
-    assert os.eventfd_read(any_size) == os.eventfd_read(exact) == 1
-    with pytest.raises(BlockingIOError):
-        os.eventfd_read(exact)
-    os.close(any_size)
-    os.close(exact)
-
-
-def test_an_eventfd_read_does_not_signal(core: FakeCore) -> None:
-    vm = make(core)
-    vcpu = vm.create_vcpu(0)
-    fd = os.eventfd(0, os.EFD_NONBLOCK)
-    vm.ioeventfd(0xA00_0050, 4, fd)
-
-    def load(page: RunPage, state: HwState) -> int:
-        store(0xA00_0050, 4, 0)(page, state)
-        page.mmio.is_write = 0
-        return ExitReason.MMIO
-
-    core.script[0] = [load]
-    assert vcpu.enter() == ExitReason.MMIO
-    with pytest.raises(BlockingIOError):
-        os.eventfd_read(fd)
-    os.close(fd)
+        vm.ioeventfd(0xA00_0050, 4, 9)
+    shared = Shared.view(vm._shared, 0)
+    assert shared.watch_count == 2
+    row = shared.watches[1]
+    assert (row.address, row.length, row.exact, row.data, row.fd) == (0xA00_0250, 4, 1, 3, 10)
 
 
 def test_irqfd_raises_its_line(core: FakeCore) -> None:
@@ -213,45 +165,15 @@ def test_irqfd_raises_its_line(core: FakeCore) -> None:
         os.close(fd)
 
 
-def timed(call: Callable[[], object]) -> float:
-    begin = time.monotonic()
-    call()
-    return time.monotonic() - begin
-
-
-def test_idle_sleeps_until_the_guests_timer(core: FakeCore) -> None:
+def test_what_happens_wakes_the_vcpus(core: FakeCore) -> None:
     vm = make(core)
     vcpu = vm.create_vcpu(0)
-    core.script[0] = [sleeps(200_000)]
-    assert 0.2 <= timed(vcpu.enter) < 2
-    core.script[0] = [sleeps(20_000_000, migrate=0), sleeps(0)]
-    assert timed(vcpu.enter) < 2
-
-
-@pytest.mark.parametrize("what", ["interrupt", "ipi", "kick"])
-def test_idle_ends_when_something_happens(core: FakeCore, what: str) -> None:
-    vm = make(core)
-    sleeper, other = vm.create_vcpu(0), vm.create_vcpu(1)
-    core.script = {0: [sleeps(20_000_000)], 1: [exits(ExitReason.IPI)]}
-    actions = {"interrupt": lambda: vm.irq_line(3, 1), "ipi": other.enter, "kick": sleeper.kick}
-    threading.Timer(0.1, actions[what]).start()
-    assert timed(sleeper.enter) < 5
-
-
-def test_a_wake_up_before_the_sleep_is_not_lost(core: FakeCore) -> None:
-    vm = make(core)
-    vcpu = vm.create_vcpu(0)
-
-    def interrupted(page: RunPage, state: HwState) -> int:
-        vm.irq_line(3, 1)
-        vm.irq_line(4, 1)
-        return sleeps(20_000_000)(page, state)
-
-    core.script[0] = [interrupted]
-    assert timed(vcpu.enter) < 5
-    # But it ends one sleep only.
-    core.script[0] = [sleeps(100_000)]
-    assert timed(vcpu.enter) >= 0.1
+    vm.irq_line(3, 1)
+    assert core.wakes == 1
+    vm.irq_line(3, 0)
+    assert core.wakes == 1
+    vcpu.kick()
+    assert core.wakes == 2
 
 
 def test_a_kick_ends_one_run(core: FakeCore) -> None:

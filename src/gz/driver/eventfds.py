@@ -8,38 +8,26 @@ import select
 import threading
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+
+from gz.driver.shared import WATCHES_MAX, Shared
 
 
-@dataclass(frozen=True)
-class IoEventFd:
-    """size 0: any; data None: any."""
-
-    size: int
-    data: int | None
-    fd: int
-
-
-class IoEventFds(dict[int, list[IoEventFd]]):
-    """By guest-physical address of the write."""
-
-    def add(self, address: int, size: int, fd: int, data: int | None) -> None:
-        """ValueError if some write would match two."""
-        if size not in (0, 1, 2, 4, 8):
-            raise ValueError(f"an ioeventfd cannot watch writes of {size} bytes")
-        rows = self.setdefault(address, [])
-        for row in rows:
-            if (row.size == size or 0 in (row.size, size)) and (row.data == data or None in (row.data, data)):
-                raise ValueError(f"an ioeventfd at {address:#x} exists already")
-        rows.append(IoEventFd(size, data, fd))
-
-    def signal(self, address: int, size: int, data: int) -> bool:
-        """Signals the one that matches a write; False if none does."""
-        for row in self.get(address, ()):
-            if row.size in (0, size) and (row.data is None or row.data == data & ((1 << 8 * size) - 1)):
-                os.eventfd_write(row.fd, 1)
-                return True
-        return False
+def watch(shared: Shared, address: int, size: int, fd: int, data: int | None) -> None:
+    """Adds an ioeventfd. ValueError if there is no room or some write would match two."""
+    if size not in (0, 1, 2, 4, 8):
+        raise ValueError(f"an ioeventfd cannot watch writes of {size} bytes")
+    count = shared.watch_count
+    for index in range(count):
+        row = shared.watches[index]
+        same_size = row.length == size or 0 in (row.length, size)
+        if row.address == address and same_size and (data is None or not row.exact or row.data == data):
+            raise ValueError(f"an ioeventfd at {address:#x} exists already")
+    if count == WATCHES_MAX:
+        raise ValueError(f"a VM has at most {WATCHES_MAX} ioeventfds")
+    row = shared.watches[count]
+    row.address, row.length, row.fd = address, size, fd
+    row.exact, row.data = int(data is not None), data or 0
+    shared.watch_count = count + 1
 
 
 class IrqFds:

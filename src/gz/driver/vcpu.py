@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 from gz.abi.calls import Call, VcpuTuple
 from gz.abi.exits import ExceptionCode, ExitReason
 from gz.abi.guest import PtpCounter, VendorCall
-from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, MmioExit, RunPage
-from gz.driver.interface import INTERRUPTED, CallError
+from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, RunPage
+from gz.driver.interface import CallError
 
 if TYPE_CHECKING:
     from gz.driver.vm import DoorbellVm
@@ -24,13 +24,7 @@ KICK = signal.SIGUSR1
 
 MMIO = int(ExitReason.MMIO)
 IMMEDIATE_EXIT = RunPage.offset("immediate_exit")
-IS_WRITE = RunPage.offset("mmio") + MmioExit.offset("is_write")
-ADDRESS_WORD = (RunPage.offset("mmio") + MmioExit.offset("phys_addr")) // 8
-DATA_WORD = (RunPage.offset("mmio") + MmioExit.offset("data")) // 8
-LENGTH_WORD = (RunPage.offset("mmio") + MmioExit.offset("length")) // 8
-DELAY_WORD = (HWSTATE_OFFSET + HwState.offset("vtimer_delay")) // 8
 OFFSET_WORD = (HWSTATE_OFFSET + HwState.offset("vtimer_offset")) // 8
-MIGRATE_WORD = (HWSTATE_OFFSET + HwState.offset("vtimer_migrate")) // 4
 
 
 def install_kick() -> None:
@@ -39,70 +33,40 @@ def install_kick() -> None:
         signal.signal(KICK, lambda number, frame: None)
 
 
-class Alarm:
-    """A thread sleeps on it until it is rung; a ring nobody waits for ends the next sleep at once."""
-
-    def __init__(self) -> None:
-        self._token = threading.Lock()
-        self._token.acquire()
-
-    def ring(self) -> None:
-        if self._token.locked():
-            with suppress(RuntimeError):  # somebody else was quicker
-                self._token.release()
-
-    def sleep(self, seconds: float) -> None:
-        self._token.acquire(timeout=seconds)
-
-
 class DoorbellVcpu:
-    """`pages`: run page and hardware state, at `address` in this process."""
+    """`pages`: run page and hardware state, at `address` in this process; `shared_address`: the VM's `Shared`."""
 
-    def __init__(self, vm: DoorbellVm, index: int, pages: memoryview, address: int) -> None:
+    def __init__(self, vm: DoorbellVm, index: int, pages: memoryview, address: int, shared_address: int) -> None:
         self.index = index
         self.page = pages[:PAGE_SIZE]
-        self.alarm = Alarm()
         self._vm = vm
         self._core = vm.core
         self._tuple = int(VcpuTuple(VMID=vm.vmid, VCPU=index))
-        self._run = vm.core.runner(self._tuple, address)
+        self._run = vm.core.runner(self._tuple, address, shared_address)
         self._words = pages.cast("Q")
-        self._half_words = pages.cast("I")
         self._record = RunPage.view(pages, 0)
         self._thread: int | None = None
         self._served: dict[int, Callable[[], bool]] = {
-            ExitReason.IRQ: lambda: True,
-            ExitReason.GZ: lambda: True,
-            ExitReason.IDLE: self._idle,
-            ExitReason.IPI: self._wake_all,
             ExitReason.EXCEPTION: self._exception,
             ExitReason.HYPERCALL: self._hypercall,
         }
 
     def enter(self) -> int:
-        run, page, words, doorbells = self._run, self.page, self._words, self._vm.ioeventfds
+        run = self._run
         if self._thread is None:
             self._thread = threading.get_ident()
         while True:
             reason = run()
             if reason == MMIO:
-                if page[IS_WRITE]:
-                    address = words[ADDRESS_WORD]
-                    if address in doorbells and doorbells.signal(address, words[LENGTH_WORD], words[DATA_WORD]):
-                        continue
                 return MMIO
             served = self._served.get(reason)
             if served is None or not served():
                 return reason
-            # RUN looks too, so a kick that comes later ends the next one at once. INFORM_EXIT would be wrong: it
-            # repeats exits that a signal kept from the VMM, and here none gets lost.
-            if page[IMMEDIATE_EXIT]:
-                page[IMMEDIATE_EXIT] = 0
-                return INTERRUPTED
 
     def kick(self) -> None:
+        # INFORM_EXIT would be wrong: it repeats exits that a signal kept from the VMM, and here none gets lost.
         self.page[IMMEDIATE_EXIT] = 1
-        self.alarm.ring()
+        self._vm.wake()
         if self._thread is not None:
             with suppress(ProcessLookupError):
                 signal.pthread_kill(self._thread, KICK)
@@ -112,17 +76,6 @@ class DoorbellVcpu:
 
     def get_register(self, register: int) -> int:
         return self._vm.call(Call.GET_ONE_REG, self._tuple, register)[1]
-
-    def _idle(self) -> bool:
-        """Sleeps as gzvm version 13 does: only if the core asked for a timer, and until anything happens."""
-        delay = self._words[DELAY_WORD]
-        if self._half_words[MIGRATE_WORD] and delay:
-            self.alarm.sleep(delay / self._core.frequency)
-        return True
-
-    def _wake_all(self) -> bool:
-        self._vm.wake()
-        return True
 
     def _exception(self) -> bool:
         record = self._record.exception

@@ -24,9 +24,10 @@ from gz.abi.memory import (
 from gz.abi.run import PAGE_SIZE
 from gz.driver.custodian import Custodian
 from gz.driver.doorbell import Core, Doorbell, Results
-from gz.driver.eventfds import IoEventFds, IrqFds
+from gz.driver.eventfds import IrqFds, watch
 from gz.driver.interface import CallError
 from gz.driver.pages import Arena, Block, HugePages, Pages, prepare_huge_pages
+from gz.driver.shared import Shared
 from gz.driver.vcpu import DoorbellVcpu, install_kick
 
 
@@ -49,12 +50,10 @@ class DoorbellVm:
         self.core = core
         self.vmid = vmid
         self.log = log
-        self.ioeventfds = IoEventFds()
         self._pages = pages
         self._end = end
         self._slots: list[Slot] = []
         self._vcpus: dict[int, DoorbellVcpu] = {}
-        self._alarms: list[Callable[[], None]] = []
         self._vcpu_0 = int(VcpuTuple(VMID=vmid, VCPU=0))
         self._irqfds = IrqFds(lambda spi: self.irq_line(spi, 1))
         self._mapping = threading.Lock()
@@ -62,6 +61,7 @@ class DoorbellVm:
         self._arena = Arena(pages.allocate("arena", BLOCK_SIZE))
         self._region, _, self._region_at = self._arena.take(REGION_BUFFER_SIZE)
         self._request, _, self._request_at = self._arena.take(PAGE_SIZE)
+        self._shared, self._shared_address, _ = self._arena.take(Shared.size)
         mailbox, _, mailbox_at = self._arena.take(MAILBOX_SIZE)
         self._mailbox = mailbox.cast("Q")
         self.enable_capability(Capability.DEMAND_PAGING)
@@ -115,8 +115,7 @@ class DoorbellVm:
             raise ValueError(f"vCPU {index} does not exist or is taken")
         pages, address, physical = self._arena.take(2 * PAGE_SIZE)
         self.call(Call.CREATE_VCPU, int(VcpuTuple(VMID=self.vmid, VCPU=index)), physical)
-        vcpu = self._vcpus[index] = DoorbellVcpu(self, index, pages, address)
-        self._alarms.append(vcpu.alarm.ring)
+        vcpu = self._vcpus[index] = DoorbellVcpu(self, index, pages, address, self._shared_address)
         return vcpu
 
     def enable_capability(self, capability: int, *arguments: int) -> int:
@@ -136,14 +135,13 @@ class DoorbellVm:
         self._irqfds.add(fd, spi)
 
     def ioeventfd(self, address: int, size: int, fd: int, data: int | None = None) -> None:
-        self.ioeventfds.add(address, size, fd, data)
+        watch(Shared.view(self._shared, 0), address, size, fd, data)
 
     def close(self) -> None:
         """Who still has bytes that `add_memory` gave keeps them mapped in this process."""
         self._irqfds.close()
         self._vcpus.clear()
-        self._alarms.clear()
-        del self._region, self._request, self._mailbox
+        del self._region, self._request, self._mailbox, self._shared
         self._end()
         for slot in self._slots:
             slot.block.close()
@@ -152,8 +150,7 @@ class DoorbellVm:
 
     def wake(self) -> None:
         """Ends the sleep of every vCPU that sleeps."""
-        for ring in self._alarms:
-            ring()
+        self.core.wake(self._shared_address)
 
     def map_block(self, gpa: int) -> bool:
         """Maps the 2 MiB block around a faulting address; False if no slot has it. CallError if refused."""
