@@ -157,3 +157,4 @@ def test_death(damaged, death):
     backtrace = Symbols(damaged / "core.elf").annotate(text)
     for name in ("__main__.act (damage.py:", "core/boot.py:"):
         assert name in backtrace, backtrace
+    assert "__main__.act+0x" in text and "start+0x" in text, "the core knows the names itself"

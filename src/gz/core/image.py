@@ -12,7 +12,7 @@ from gz.arm64.descriptors import MAIR, PAGE_SIZE, TG0_4K, Cacheability, Shareabi
 from gz.arm64.image import MAGIC, ImageFlags
 from gz.arm64.registers import HCR_EL2, SCTLR_EL2, SCTLR_EL2_RES1, TCR_EL2, TCR_EL2_RES1
 from gz.bits import Va
-from gz.metal import assembly, extern
+from gz.metal import assembly, extern, names
 from gz.metal.layout import STACK_STRIDE
 
 #: Stage 1 tables of EL2. Each ragged edge of a bank of RAM takes a level 2 and perhaps a level 3 table.
@@ -77,6 +77,10 @@ def vectors_start() -> Va: ...
 
 
 @extern
+def names_start() -> Va: ...
+
+
+@extern
 def secondary_start() -> Va: ...  # where a CPU that PSCI starts has to enter, as seen from here
 
 
@@ -95,6 +99,7 @@ _SYMBOLS = {
     stacks_start: "__stacks_start",
     tables_start: "core_tables",
     vectors_start: "vectors",
+    names_start: names.SYMBOL,
     secondary_start: "secondary_entry",
 }
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gz.metal import elf, zig
+from gz.metal import elf, names, zig
 from gz.metal.assembly import Assembly
 from gz.metal.layout import LINK_ADDRESS, PAGE, STACK_COUNT, STACK_SIZE, STACK_STRIDE
+from gz.metal.symbols import Symbols
 
 TARGET = "aarch64-none-elf"
 
@@ -110,9 +111,15 @@ def build(
     script = LINKER_SCRIPT.format(address=link_address, page=PAGE, stacks=stack_count * stride)
     (directory / f"{name}.ld").write_text(script)
     options = ["-static", "--gc-sections", "-z", f"max-page-size={PAGE}", "-T", f"{name}.ld"]
-    zig.link(objects, f"{name}.unchecked", directory, options)
-
     unchecked = directory / f"{name}.unchecked"
+    if any(names.SYMBOL in piece.text for piece in assembly):
+        # The code lies before all data, so what the table holds does not move it.
+        objects.append(_names([], name, directory))
+        zig.link(objects, unchecked.name, directory, options)
+        found = [(address - link_address, symbol) for address, symbol in Symbols(unchecked).functions]
+        _names(found, name, directory)
+    zig.link(objects, unchecked.name, directory, options)
+
     measured = elf.check(
         unchecked,
         [directory / piece for piece in objects],
@@ -126,6 +133,13 @@ def build(
     seconds = round(time.perf_counter() - began, 3)
     measures = measured.text_bytes, len(contents), measured.worst_stack_bytes
     return Image(linked, flat, Report(*measures, seconds, measured.worst_stack))
+
+
+def _names(functions: Sequence[tuple[int, str]], name: str, directory: Path) -> str:
+    """The object with the functions' names."""
+    (directory / f"{name}-names.s").write_text(names.assembly(functions))
+    zig.assemble(f"{name}-names.s", TARGET, f"{name}-names.o", directory)
+    return f"{name}-names.o"
 
 
 def check_header(flat: bytes) -> None:

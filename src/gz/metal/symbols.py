@@ -13,7 +13,7 @@ from elftools.elf.elffile import ELFFile
 from elftools.elf.sections import SymbolTableSection
 
 #: Where a panic names code (gz.core.panic).
-_ADDRESS = re.compile(r"(called from|PC) +(0x[0-9a-f]+)")
+_ADDRESS = re.compile(r"((?:called from|PC|x30) +)(0x[0-9a-f]+)(?: \S+\+0x[0-9a-f]+)?")
 
 
 def _files(program: LineProgram) -> dict[int, str]:
@@ -35,7 +35,8 @@ class Symbols:
         self.path = elf
 
     @cached_property
-    def _functions(self) -> list[tuple[int, str]]:
+    def functions(self) -> list[tuple[int, str]]:
+        """Address and name, ascending."""
         with self.path.open("rb") as file:
             table = ELFFile(file).get_section_by_name(".symtab")
             assert isinstance(table, SymbolTableSection)
@@ -75,8 +76,8 @@ class Symbols:
 
     def function(self, address: int) -> str | None:
         """The function an address lies in."""
-        index = bisect.bisect_right(self._functions, address, key=lambda row: row[0]) - 1
-        return self._functions[index][1] if index >= 0 and address in self._text else None
+        index = bisect.bisect_right(self.functions, address, key=lambda row: row[0]) - 1
+        return self.functions[index][1] if index >= 0 and address in self._text else None
 
     def line(self, address: int) -> tuple[str, int] | None:
         """File and line of the code at an address."""
@@ -97,6 +98,6 @@ class Symbols:
 
         def name(match: re.Match[str]) -> str:
             described = self.describe(int(match[2], 16))
-            return f"{match[0]} {described}" if described else match[0]
+            return f"{match[1]}{match[2]} {described}" if described else match[0]
 
         return _ADDRESS.sub(name, text)
