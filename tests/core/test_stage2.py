@@ -222,6 +222,27 @@ def test_512_pages_become_a_block(tables: Tables) -> None:
     assert tables.s.frames == frames + 1  # the table of level 2
 
 
+def test_pages_that_are_no_block_stay_pages(tables: Tables) -> None:
+    for first in (LOW + PAGE, LOW + 4 * BLOCK - PAGE):
+        for index in range(512):
+            assert tables.map(index * PAGE, first + index * PAGE, PAGE, NORMAL) == 0
+        assert [size for _, _, size, _ in tables.leaves()] == [PAGE] * 512
+        assert tables.unmap(0, BLOCK) == 0
+
+
+def test_a_table_is_forgotten_before_its_frame_is_free(tables: Tables) -> None:
+    """What walks cache of tables goes only with all of the VMID."""
+    assert tables.map(0, LOW, PAGE, NORMAL) == 0
+    machine, free = tables.machine, []
+    machine.jit.on_write("TCR_EL1", lambda value: free.append(machine.free_frames))
+    before = machine.free_frames
+    machine.jit.clear_events()
+    assert tables.unmap(0, PAGE) == 0
+    assert machine.free_frames == before + 2
+    assert "tlbi vmalls12e1is" in [event.name for event in machine.jit.events]
+    assert free and set(free) == {before}  # the last write ends the maintenance
+
+
 def test_errors_for_want_of_frames_have_no_effect(compiled: Machine) -> None:
     for count in range(2, 12):
         compiled.reset(frame_count=count)

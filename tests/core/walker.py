@@ -69,6 +69,8 @@ def leaves(read64: Callable[[int], int], vtcr: int, vttbr: int) -> Iterator[tupl
             if level < 3 and descriptor & 2:
                 yield from table(output, level + 1, 512, at)
             else:
+                assert output % (1 << shift) == 0, "block not aligned"
+                assert descriptor >> 10 & 1 == 1, "access flag"
                 yield at, output, 1 << shift, descriptor & ATTRIBUTES
 
     yield from table(base, level, 1 << bits - (12 + 9 * (3 - level)), 0)

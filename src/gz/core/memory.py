@@ -78,6 +78,10 @@ def clean(base: Pa, size: u64) -> None:
     line = machine.cache_line
     at = Va(u64(va(base)) & ~(line - 1))
     end = va(base) + size
+    while end - at >= _UNROLLED * line and at < end:
+        for _ in unroll(range(_UNROLLED)):
+            dc("civac", at)
+            at = at + line
     while at < end:
         dc("civac", at)
         at = at + line

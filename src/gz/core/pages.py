@@ -27,7 +27,7 @@ from gz.bits import (
     u64,
 )
 from gz.core.lock import Lock
-from gz.metal import inline, peek16, peek64, poke16, poke64
+from gz.metal import inline, peek16, peek64, poke16, poke64, unroll
 
 PAGE_SHIFT = 12
 BANK_COUNT_MAX = 16
@@ -37,9 +37,7 @@ BANK_COUNT_MAX = 16
 class State(IntEnum):
     HOST = 0  # the host's alone
     LENT = 1  # the host's, and mapped by one guest at one address: both have access
-    SHARED = (
-        2  # the host's, and `COUNT` parties in the core read or write it: run pages, mailboxes, call buffers
-    )
+    SHARED = 2  # the host's, and `COUNT` parties in the core read or write it: run pages, mailboxes, call buffers
     CORE = 3  # the core's alone
 
 
@@ -89,7 +87,8 @@ def _row(transition: Transition, state: State) -> dict[str, int]:
 ROWS = table(Row, [_row(transition, state) for transition in Transition for state in State])
 
 _ILLEGAL = 0x1_0000  # no 16-bit entry
-_WORD_PAGES = 4  # entries in a 64-bit word
+_GROUP_WORDS = 4  # of 64 bits, that are looked at together
+_GROUP_PAGES = 4 * _GROUP_WORDS
 _REPEAT = 0x0001_0001_0001_0001
 
 
@@ -192,7 +191,7 @@ def _step(transition: Transition, before: u16, guest: u32) -> u32:
 
 
 def _change(transition: Transition, base: Pa, count: u64, guest: u32) -> bool:
-    """All of the pages or none. Runs of equal entries, the usual case, go four at a time."""
+    """All of the pages or none. Runs of equal entries, the usual case, go many at a time."""
     first = _locate(base, count)
     if first == 0:
         return False
@@ -200,26 +199,35 @@ def _change(transition: Transition, base: Pa, count: u64, guest: u32) -> bool:
     before = peek16(first)
     after = _step(transition, before, guest)
     legal = after != _ILLEGAL
-    if legal:
-        legal = _all(transition, first, count, guest, u64(before) * _REPEAT)
-    if legal:
-        _store(transition, first, count, guest, u64(before) * _REPEAT, u64(after) * _REPEAT)
+    if legal and count == 1:
+        poke16(first, u16(after))
+    elif legal:
+        usual = u64(before) * _REPEAT
+        legal = _all(transition, first, count, guest, usual)
+        if legal:
+            _store(transition, first, count, guest, usual, u64(after) * _REPEAT)
     lock.release(ownership.lock)
     return legal
 
 
 @inline
-def _whole_word(at: Va, left: u64) -> bool:
-    return left >= _WORD_PAGES and u64(at) & 7 == 0
+def _like(at: Va, left: u64, usual: u64) -> bool:
+    """The next _GROUP_PAGES entries are aligned and all the usual one."""
+    if left < _GROUP_PAGES or u64(at) & 7 != 0:
+        return False
+    different: u64 = 0
+    for i in unroll(range(_GROUP_WORDS)):
+        different |= peek64(at + 8 * i) ^ usual
+    return different == 0
 
 
 def _all(transition: Transition, first: Va, count: u64, guest: u32, usual: u64) -> bool:
     at = first
     left = count
     while left != 0:
-        if _whole_word(at, left) and peek64(at) == usual:
-            at = at + 8
-            left -= _WORD_PAGES
+        if _like(at, left, usual):
+            at = at + 8 * _GROUP_WORDS
+            left -= _GROUP_PAGES
         else:
             if _step(transition, peek16(at), guest) == _ILLEGAL:
                 return False
@@ -232,10 +240,11 @@ def _store(transition: Transition, first: Va, count: u64, guest: u32, usual: u64
     at = first
     left = count
     while left != 0:
-        if _whole_word(at, left) and peek64(at) == usual:
-            poke64(at, result)
-            at = at + 8
-            left -= _WORD_PAGES
+        if _like(at, left, usual):
+            for i in unroll(range(_GROUP_WORDS)):
+                poke64(at + 8 * i, result)
+            at = at + 8 * _GROUP_WORDS
+            left -= _GROUP_PAGES
         else:
             poke16(at, u16(_step(transition, peek16(at), guest)))
             at = at + 2

@@ -18,14 +18,15 @@ from gz.abi.errors import Error
 from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.descriptors import PAGE_SHIFT, VALID
-from gz.bits import Array, Ipa, Pa, Struct, i64, u32, u64
-from gz.metal import fetch_add, inline, load_acquire, peek64, poke64, popcount, read_once, store_release, view
+from gz.bits import Array, Ipa, Pa, Struct, Va, i64, u32, u64
+from gz.metal import fetch_add, inline, load_acquire, peek64, poke64, popcount, read_once, store_release, unroll, view
 
 if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
     from gz.core.vm import Vm
 
 _PFN_LIMIT = 1 << (48 - PAGE_SHIFT)
+_GROUP = 8  # words of the mailbox that are looked at together
 
 
 class Slot(Struct):
@@ -77,11 +78,7 @@ def set_region(vm: Vm, buffer: Pa) -> i64:
     count = read_once(head.constituent_count)
     total = read_once(head.total_pages)
     base = Ipa(read_once(head.gpa))
-    if (
-        number >= SLOTS_MAX
-        or total > stage2.limit() >> PAGE_SHIFT
-        or not stage2.in_range(base, total << PAGE_SHIFT)
-    ):
+    if number >= SLOTS_MAX or total > stage2.limit() >> PAGE_SHIFT or not stage2.in_range(base, total << PAGE_SHIFT):
         return Error.INVALID_ARGS
     slot = vm.slots[number]
     announced = vm.announced
@@ -201,17 +198,11 @@ def map_block(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
     if error != Error.NO_ERROR:
         return error
     base = Ipa(gfn << PAGE_SHIFT)
-    mailbox = view(Array[u64], memory.va(vm.mailbox), BLOCK_PAGES)
+    mailbox = memory.va(vm.mailbox)
     done: u64 = 0
-    first = read_once(mailbox[0])
     while done < count:
-        run: u64 = 1
-        following: u64 = 0
-        while done + run < count:
-            following = read_once(mailbox[done + run])
-            if following != first + run:
-                break
-            run += 1
+        first = peek64(mailbox + 8 * done)
+        run = 1 + _adjacent(mailbox + 8 * (done + 1), first + 1, count - done - 1)
         error = Error.INVALID_ARGS
         if first < _PFN_LIMIT:
             error = _reserve(vm, base + (done << PAGE_SHIFT), Pa(first << PAGE_SHIFT), run)
@@ -219,9 +210,24 @@ def map_block(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
             _cancel(vm, base, count)
             return error
         done += run
-        first = following
     _commit(vm, vm.slots[number], base, count)
     return Error.NO_ERROR
+
+
+def _adjacent(entries: Va, first: u64, count: u64) -> u64:
+    """How many of `count` words go on counting from `first`. No word that was not found so is used."""
+    run: u64 = 0
+    same = count != 0 and peek64(entries) == first
+    while same and count - run >= _GROUP:
+        different: u64 = 0
+        for i in unroll(range(_GROUP)):
+            different |= peek64(entries + 8 * (run + i)) ^ (first + run + i)
+        same = different == 0
+        if same:
+            run += _GROUP
+    while run < count and peek64(entries + 8 * run) == first + run:
+        run += 1
+    return run
 
 
 @inline
@@ -306,24 +312,41 @@ def _relinquish(vm: Vm, ipa: Ipa) -> i64:
 
 
 def give_back(vm: Vm, budget: u64) -> bool:
-    """The end: about `budget` pages (0: all) return to the host.
+    """The end: about `budget` pages (0: all) return to the host, slot by slot.
 
     True: none is left. No TLB knows them any more.
     """
-    end = Ipa(stage2.limit())
+    left = budget if budget != 0 else ~u64(0)
+    while left != 0 and vm.lent_count != 0:
+        slot = vm.slots[vm.given_slots]
+        end = slot.base + (slot.page_count << PAGE_SHIFT)
+        if slot.mapped == 0 or vm.given_back >= end:
+            vm.given_slots += 1
+            vm.given_back = Ipa(0)
+        else:
+            given = _give_back(vm, max(slot.base, vm.given_back), end, left)
+            vm.lent_count -= given
+            left -= min(given, left)
+    return vm.lent_count == 0
+
+
+def _give_back(vm: Vm, base: Ipa, end: Ipa, budget: u64) -> u64:
+    """Pages from `base` on, until the budget is spent or the entries of a table end; gives their number."""
     given: u64 = 0
-    at = vm.given_back
-    while at < end and (budget == 0 or given < budget):
-        entry, shift = stage2.find(vm.stage2, at)
+    at = base
+    entry, shift = stage2.find(vm.stage2, at)
+    more = True
+    while more:
         leaf = peek64(entry)
         if leaf != 0:
-            given += u64(1) << (shift - PAGE_SHIFT)
             _take_back(vm, stage2.output(leaf), u64(1) << shift)
             poke64(entry, 0)
+            given += u64(1) << (shift - PAGE_SHIFT)
         at = stage2.after(at, shift)
+        entry = entry + 8
+        more = at < end and given < budget and u64(entry) & (PAGE_SIZE - 1) != 0 and shift == PAGE_SHIFT
     vm.given_back = at
-    vm.lent_count -= given
-    return at >= end
+    return given
 
 
 def _take_back(vm: Vm, base: Pa, size: u64) -> None:

@@ -259,16 +259,20 @@ def commit(s: Stage2, ipa: Ipa, size: u64, clean: bool) -> u64:
     end = ipa + size
     while at < end:
         entry, shift = find(s, at)
-        descriptor = peek64(entry)
-        following = after(at, shift)
-        if is_reserved(descriptor):
-            if clean:
-                memory.clean(output(descriptor), u64(1) << shift)
-            poke64(entry, descriptor | VALID)
-            made += u64(1) << shift
-            if shift == PAGE_SHIFT and (u64(following) & ((1 << BLOCK_SHIFT) - 1) == 0 or following >= end):
-                _merge(s, at)
-        at = following
+        last = False
+        while not last:  # the entries of one table of level 3 in a row
+            descriptor = peek64(entry)
+            here = at
+            at = after(at, shift)
+            last = shift != PAGE_SHIFT or u64(at) & ((1 << BLOCK_SHIFT) - 1) == 0 or at >= end
+            if is_reserved(descriptor):
+                if clean:
+                    memory.clean(output(descriptor), u64(1) << shift)
+                poke64(entry, descriptor | VALID)
+                made += u64(1) << shift
+                if shift == PAGE_SHIFT and last:
+                    _merge(s, here)
+            entry = entry + 8
     dsb("ishst")
     isb()
     return made

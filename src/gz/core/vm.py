@@ -48,7 +48,8 @@ class Vm(Struct, align=64):
     announced: Announcement
     slots: Array[Slot] = array(SLOTS_MAX)
     lent_count: u64  # pages of the host that it has
-    given_back: Ipa  # while it ends: how far its pages are the host's again
+    given_slots: u32  # while it ends: slots whose pages are the host's again
+    given_back: Ipa  # and how far those of the next one are
     vcpus: Array[Ptr[Vcpu] | None] = array(VCPU_COUNT_MAX)
     vcpu_count: u32
     last_run: Array[u32] = array(CPU_COUNT_MAX)  # index + 1 of the vCPU that each CPU ran last, 0: none
@@ -162,6 +163,7 @@ def _reset(vm: Vm) -> None:
         slot.mapped = 0
         slot.purpose = 0
     vm.lent_count = 0
+    vm.given_slots = 0
     vm.given_back = Ipa(0)
     for i in range(VCPU_COUNT_MAX):
         vm.vcpus[i] = None

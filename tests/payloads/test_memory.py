@@ -1,0 +1,27 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the memory calls cost on the emulated machine, in instructions."""
+
+from __future__ import annotations
+
+from emulator import host
+
+CLEAN_BLOCK = 2_621 * 33  # 2 MiB to the point of coherency, line by line
+
+#: No more than this.
+TARGETS = {
+    "vm_create_destroy": 16_000,
+    "vcpu_create_destroy": 2_000,
+    "map_block": CLEAN_BLOCK + 6_000,
+    "map_block_again": 4_000,
+    "destroy_block": 3_000,
+    "map_block_scattered": CLEAN_BLOCK + 150_000,
+    "destroy_block_scattered": 60_000,
+    "map_page": 1_000,
+}
+
+
+def test_costs() -> None:
+    lines = host("memory")
+    measured = {name: int(count) for name, count in (line.split() for line in lines)}
+    assert list(measured) == list(TARGETS)
+    assert all(measured[name] <= most for name, most in TARGETS.items()), measured
