@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from gz.bits.types import NEVER, NONE
 from gz.metal import tree
 from gz.metal.assembly import Assembly, pieces
+from gz.metal.check.constants import written_tables
 from gz.metal.check.function import check, signature
 from gz.metal.emit.module import Module
 from gz.metal.errors import CompileError, Diagnostic
@@ -99,10 +100,12 @@ class Program:
         for error in self._refused.values():
             errors += error.diagnostics
         if errors:
-            ordered = sorted(dict.fromkeys(errors), key=lambda one: (one.file, one.line, one.column))
-            raise CompileError(ordered)
+            raise CompileError(_in_order(errors))
         functions = {function.signature.symbol: function for function in done.values() if function is not None}
         _refuse_recursion(functions)
+        errors = written_tables(functions)
+        if errors:
+            raise CompileError(_in_order(errors))
         return functions
 
     def _check_waiting(self, done: dict[FunctionType, tree.Function | None], errors: list[Diagnostic]) -> None:
@@ -191,6 +194,10 @@ class Program:
         names = [module.__name__ for module in self.modules]
         names += [function.signature.function.__module__ for function in self.functions.values()]
         return tuple(piece for name in dict.fromkeys(names) for piece in pieces(name))
+
+
+def _in_order(errors: Iterable[Diagnostic]) -> list[Diagnostic]:
+    return sorted(dict.fromkeys(errors), key=lambda one: (one.file, one.line, one.column))
 
 
 def _own(module: ModuleType | None, wanted: Callable[[Any], bool]) -> list[FunctionType]:
