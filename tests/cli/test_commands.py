@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -25,10 +26,11 @@ class Gz:
 
     def __init__(self, temporary: Path) -> None:
         self.temporary = temporary
+        self.processes: list[subprocess.Popen[bytes]] = []
         self.environment = {**os.environ, "TMPDIR": str(temporary), "GZ_STATE": str(state_directory())}
 
     def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "gz", *arguments],
             env={**self.environment, **environment},
             stdin=subprocess.PIPE,
@@ -36,6 +38,8 @@ class Gz:
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
+        self.processes.append(process)
+        return process
 
     def run(self, *arguments: str, stdin: bytes = b"", **environment: str) -> tuple[int, bytes, str]:
         process = self.start(*arguments, **environment)
@@ -56,8 +60,12 @@ class Gz:
 
 
 @pytest.fixture
-def gz(tmp_path: Path) -> Gz:
-    return Gz(tmp_path)
+def gz(tmp_path: Path) -> Iterator[Gz]:
+    gz = Gz(tmp_path)
+    yield gz
+    for process in gz.processes:
+        process.kill()
+        process.wait()
 
 
 def refused(gz: Gz, *arguments: str, **environment: str) -> str:
