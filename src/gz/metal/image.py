@@ -148,8 +148,6 @@ def check_header(flat: bytes) -> None:
         raise elf.CheckError(["the image does not begin with an arm64 Image header in .head.text"])
     _, _, _, image_size, flags, *_ = HEADER.unpack_from(flat)
     if image_size < len(flat):
-        raise elf.CheckError(
-            [f"the header's image_size {image_size:#x} is less than the file's {len(flat):#x}"]
-        )
+        raise elf.CheckError([f"the header's image_size {image_size:#x} is less than the file's {len(flat):#x}"])
     if flags & 1:
         raise elf.CheckError(["the header's flags say big-endian"])

@@ -37,8 +37,4 @@ def _undefined(path: Path) -> list[str]:
     with path.open("rb") as stream:
         symbols = ELFFile(stream).get_section_by_name(".dynsym")
         assert isinstance(symbols, SymbolTableSection)
-        return [
-            symbol.name
-            for symbol in symbols.iter_symbols()
-            if symbol["st_shndx"] == "SHN_UNDEF" and symbol.name
-        ]
+        return [symbol.name for symbol in symbols.iter_symbols() if symbol["st_shndx"] == "SHN_UNDEF" and symbol.name]
