@@ -132,6 +132,12 @@ def require_qemu() -> str:
     return path
 
 
+def qemu_version() -> str:
+    """As QEMU itself says it, with the distribution's in brackets."""
+    done = subprocess.run([require_qemu(), "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True)
+    return done.stdout.partition("\n")[0].removeprefix("QEMU emulator version ")
+
+
 def available_memory() -> int:
     """MiB that this machine can give now (proc(5), MemAvailable)."""
     with open("/proc/meminfo") as file:

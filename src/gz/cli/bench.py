@@ -6,18 +6,22 @@ from __future__ import annotations
 import json
 import re
 import socket
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from gz.board.board import Board
 from gz.board.errors import BoardError
 from gz.board.guest import command_archive, guest_initrd, guest_kernel
 from gz.board.host_vm import Software
-from gz.board.qemu import Disk, Machine, Qemu, scratch_directory
+from gz.board.qemu import Disk, Machine, Qemu, qemu_version, scratch_directory
 from gz.board.vmm import Guest, start_command, start_console
 from gz.cli import products
 from gz.cli.report import progress
 
 PAYLOAD = "payloads.exits"
-OPERATIONS = ("hvc_psci_version", "mmio_read_vgic", "mmio_read_user", "eoi", "ipi", "timer")
+USER = "mmio_read_user"
+OPERATIONS = ("hvc_psci_version", "mmio_read_vgic", USER, "eoi", "ipi", "timer")
 BOOT_TIMEOUT = 600.0  # seconds
 TIMEOUT = 300.0
 MEMORY = 64  # MiB
@@ -25,42 +29,90 @@ BOOT_MEMORY = 1024
 BOOT_PARAMS = "console=ttyAMA0 quiet loglevel=1 panic=-1"
 
 
+@dataclass(frozen=True)
+class Hypervisor:
+    """What carries the guest: the core, or the host's own KVM in a mode that the kernel names by `says`."""
+
+    name: str
+    says: str = ""
+    bootargs: str = ""
+
+
+HYPERVISORS = (
+    Hypervisor("core"),
+    Hypervisor("kvm_vhe", "VHE mode initialized successfully"),
+    Hypervisor("kvm_nvhe", "Hyp mode initialized successfully", "kvm-arm.mode=nvhe"),
+)
+
+
 def measure_exits(as_json: bool) -> int:
-    """Run the payload twice, with the VMM and with the shortest one there can be, and print the counts."""
+    """Run the payload below each hypervisor, under the same VMM, and print the counts side by side."""
     with progress() as step:
         step("compiling the core and the payload")
         core, driver, short = products.core(), products.driver(), products.answering_driver()
         payload = Disk(products.image(PAYLOAD).image.flat, "gz-payload", True)
         software = Software()
-        board = Board(
-            core=core,
-            compiled=driver,
-            software=software,
-            cpus=1,
-            disks=[payload],
-            icount=True,
-            boot_timeout=BOOT_TIMEOUT,
-            progress=step,
-        )
-        with board:
-            step("measuring with the VMM")
-            total = run_payload(board)
-            step("measuring the core's part")
-            name, library = next(iter(short.items()))
-            board.host.put(f"/opt/gz/{name}", library, 0o755)
-            alone = run_payload(board)
-            options = " ".join(board.machine.options())
-    figures: dict[str, object] = dict(total)
-    figures["mmio_read_user"] = {"total": total["mmio_read_user"], "core": alone["mmio_read_user"]}
+        figures: dict[str, dict[str, Any]] = {}
+        options, versions = "", {}
+        for hypervisor in HYPERVISORS:
+
+            def step_of(text: str, name: str = hypervisor.name) -> None:
+                step(f"{name}: {text}")
+
+            board = Board(
+                core=None if hypervisor.says else core,
+                compiled=driver,
+                software=software,
+                cpus=1,
+                disks=[payload],
+                icount=True,
+                bootargs=hypervisor.bootargs,
+                boot_timeout=BOOT_TIMEOUT,
+                progress=step_of,
+            )
+            with board:
+                if hypervisor.says and hypervisor.says not in board.run(["dmesg"]).text:
+                    raise BoardError(f"the host's KVM did not start as {hypervisor.name}")
+                figures[hypervisor.name] = measure(board, short, step_of)
+                options, versions = " ".join(board.machine.options()), versions_of(board)
     if as_json:
-        print(json.dumps({"core": figures, "options": options}))
-        return 0
-    print(f"Instructions, on QEMU with {options}:")
-    for operation in OPERATIONS:
-        print(f"  {operation:<18}{total[operation]:>8}")
-    vmm = total["mmio_read_user"] - alone["mmio_read_user"]
-    print(f"mmio_read_user is {alone['mmio_read_user']} of the core and {vmm} of the VMM in Python")
+        print(json.dumps({**figures, "options": options, "versions": versions}))
+    else:
+        print_exits(figures, options, versions)
     return 0
+
+
+def measure(board: Board, short: Mapping[str, bytes], step: Callable[[str], None]) -> dict[str, Any]:
+    """The payload's counts with the VMM; of the exit to user space also those with the shortest VMM there can be."""
+    step("measuring with the VMM")
+    total = run_payload(board)
+    step("measuring without the VMM")
+    for name, library in short.items():
+        board.host.put(f"/opt/gz/{name}", library, 0o755)
+    alone = run_payload(board)
+    return {**total, USER: {"total": total[USER], "core": alone[USER]}}
+
+
+def versions_of(board: Board) -> dict[str, str]:
+    """Of what takes part."""
+    linux, python = board.run(["sh", "-c", "uname -r; python3 -V"]).text.splitlines()
+    return {"qemu": qemu_version(), "linux": linux, "python": python.removeprefix("Python ")}
+
+
+def print_exits(figures: Mapping[str, Mapping[str, Any]], options: str, versions: Mapping[str, str]) -> None:
+    print("Average instructions as the guest counts them, a few of its loop included.")
+    print(f"QEMU: {options}")
+    print("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+    print(f"{'':<20}" + "".join(f"{name:>10}" for name in figures))
+    for operation in OPERATIONS:
+        counts = [column[operation] for column in figures.values()]
+        if operation == USER:
+            rows = {USER: [count["total"] for count in counts]}
+            rows["  without the VMM"] = [count["core"] for count in counts]
+        else:
+            rows = {operation: counts}
+        for label, row in rows.items():
+            print(f"{label:<20}" + "".join(f"{count:>10}" for count in row))
 
 
 def measure_boot(as_json: bool) -> int:
