@@ -6,6 +6,7 @@ GZ_FUZZ_PROGRAMS sets how many functions, GZ_FUZZ_SEED the seed of the first bat
 
 from __future__ import annotations
 
+import itertools
 import linecache
 import os
 import random
@@ -31,13 +32,17 @@ CALLS = 12
 SCALARS = [f"s_{kind}" for kind in TYPES]
 
 
+COUNT = itertools.count()
+
+
 class ModelState:
     """The struct as Python numbers."""
 
 
 def load(number: int, text: str) -> types.ModuleType:
     """Metal source as a module that the reader can find again."""
-    name, file = f"generated_{number}", f"/generated/generated_{number}.py"
+    name = f"generated_{number}_{next(COUNT)}"  # the reader remembers files
+    file = f"/generated/{name}.py"
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     module = types.ModuleType(name)
     module.__file__ = file
