@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import gz.core.frames as frames
@@ -73,7 +73,7 @@ class Memory:
 class Machine:
     """Roots compiled once; `reset` before each test. `externs` stand for assembly, where the roots reach it."""
 
-    def __init__(self, *roots: Callable[..., Any], externs: dict[str, Callable[..., Any]] | None = None) -> None:
+    def __init__(self, *roots: Callable[..., Any], externs: Mapping[Any, Callable[..., Any]] | None = None) -> None:
         map_ram()
         self._boot = (frames.add, pages.add, pages.keep)
         self.program = Program(roots=[*roots, *self._boot, memory.clean])

@@ -193,7 +193,7 @@ class Oracle:
                 return INVALID
             vm.announced = None
             return OK
-        if not 1 <= count <= 510:
+        if not 1 <= count <= 510 or total > 1 << 18:
             return INVALID
         pages: list[tuple[int, int]] = []
         for i in range(count):

@@ -21,7 +21,7 @@ from caller import (
     make_vm,
     populate,
 )
-from el2 import BLOCK, CORE, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE
+from el2 import BLOCK, CORE, FRAME_COUNT, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE
 from oracle import BUSY, FAIL_ENTRY, GZ, IDLE, OK, Oracle
 
 import gz.core.slots as slots
@@ -174,6 +174,29 @@ def test_all_pages_come_back(host: Host) -> None:
     assert not any(host.machine.entries()[: (CORE - LOW) // PAGE])
     assert host.call(smc64(Call.DESTROY_VM), vmid, 128) == Error.INVALID_ARGS
     assert host.good(Call.CREATE_VM) == vmid
+
+
+@pytest.mark.parametrize("doorbell", [False, True])
+def test_a_long_end_lets_interrupts_in(host: Host, doorbell: bool) -> None:
+    """With one pending, DESTROY_VM without batches comes back after each 512 pages, at the same instruction."""
+    vmid = make_vm(host)
+    assert populate(host, vmid, 0, GUEST_BASE, [(GUEST_RAM + 2 * i * PAGE, 1) for i in range(500)]) == 0
+    for i in range(4):
+        host.good(Call.MAP_GUEST, vmid, 0, (GUEST_RAM + 8 * BLOCK) // PAGE + i, GUEST_BASE // PAGE + 1000 + 3 * i, 1)
+    assert populate(host, vmid, 0, GUEST_BASE + 2 * BLOCK, [(GUEST_RAM + 4 * BLOCK, 1024)]) == 0
+    host.jit.sysregs.ISR_EL1 = 1 << 7
+    rounds = 0
+    while True:
+        host.jit.sysregs.ELR_EL2 = 0x1004
+        status = host.call(smc64(Call.DESTROY_VM), vmid, 0, 7, doorbell=doorbell)
+        if status == 0:
+            break
+        rounds += 1
+        assert host.jit.sysregs.ELR_EL2 == 0x1004 - 4 * (not doorbell)
+        assert list(host.x[:4]) == [smc64(Call.DESTROY_VM), vmid, 0, 7]
+    assert host.jit.sysregs.ELR_EL2 == 0x1004 + 4 * doorbell
+    assert rounds == 1
+    finish(host)
 
 
 def test_translations_are_forgotten_before_pages_return(host: Host) -> None:
@@ -466,9 +489,10 @@ def test_random_calls_agree_with_the_oracle(host: Host, seed: int) -> None:
     finish(host)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_wild_calls_leave_the_core_whole(host: Host, seed: int) -> None:
-    """All calls with RUN, and words of any kind; in the end everything goes back."""
+@pytest.mark.parametrize("seed, frame_count", [(0, FRAME_COUNT), (1, FRAME_COUNT), (2, 14), (3, 9), (4, 5)])
+def test_wild_calls_leave_the_core_whole(host: Host, seed: int, frame_count: int) -> None:
+    """All calls with RUN, and words of any kind; in the end everything goes back. Also when frames are short."""
+    host.reset(frame_count=frame_count)
     random_host = RandomHost(host, 100 + seed)
     chance = random_host.chance
     for _ in range(60_000):

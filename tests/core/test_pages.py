@@ -185,3 +185,13 @@ def test_entry_of_what_is_not_ram_is_the_cores() -> None:
     entry = machine().fn(pages.entry)
     assert entry(LOW) == 0
     assert [entry(pa) for pa in (0, HIGH - PAGE, HIGH + HIGH_SIZE, CORE)] == [pages.State.CORE] * 4
+
+
+@pytest.mark.parametrize("count", [0, (1 << 64) - 1, 1 << 52, (1 << 52) + 1, (LOW_SIZE + PAGE) // PAGE])
+@pytest.mark.parametrize("name", NAMES)
+def test_counts_that_wrap_or_leave_the_bank(name: str, count: int) -> None:
+    machine().reset()
+    before = bytes(machine().entries().cast("B"))
+    for base in (LOW, LOW + PAGE, LOW + LOW_SIZE - PAGE, HIGH + PAGE):
+        assert not call(name, base, count, 1)
+    assert bytes(machine().entries().cast("B")) == before

@@ -42,6 +42,9 @@ _RUN_PAGES = 2  # run page and hardware state
 _BUFFER_PAGES = REGION_BUFFER_SIZE // PAGE_SIZE
 _DESTROY_BATCH_PAGES = BLOCK_PAGES
 
+#: Instead of a status: the host takes an interrupt first and makes the call again, by the same instruction.
+_AGAIN = 1
+
 #: Calls that name no VM, and those that do; the VM's lock is held for the latter.
 HostCall = Callable[[Context], i64]
 VmCall = Callable[[Context, Vm], i64]
@@ -57,6 +60,10 @@ def hypercall(context: Context, doorbell: bool) -> Context:
     if index == Call.RUN:
         return _run(context, doorbell)
     status = _dispatch(context, index)
+    if status == _AGAIN:
+        if not doorbell:
+            sysreg.ELR_EL2 = sysreg.ELR_EL2 - _INSTRUCTION
+        return context
     context.x[0] = u64(status)
     if doorbell:
         sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
@@ -157,7 +164,12 @@ def _destroy_vm(context: Context, vm: Vm) -> i64:
         if vm.mailbox != 0:
             pages.unshare(vm.mailbox, 1)
         stage2.flush(vm.stage2)
-    return Error.NO_ERROR if vms.end(vm, budget) else Error.BUSY
+    if budget != 0:
+        return Error.NO_ERROR if vms.end(vm, budget) else Error.BUSY
+    while not vms.end(vm, _DESTROY_BATCH_PAGES):
+        if sysreg.ISR_EL1 != 0:
+            return _AGAIN
+    return Error.NO_ERROR
 
 
 def _create_vcpu(context: Context, vm: Vm) -> i64:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from gz.core.vm import Vm
 
 _PFN_LIMIT = 1 << (48 - PAGE_SHIFT)
+_POPULATE_PAGES_MAX = 1 << 18  # in one call: the longest that the core is busy
 _GROUP = 8  # words of the mailbox that are looked at together
 
 
@@ -89,7 +90,7 @@ def set_region(vm: Vm, buffer: Pa) -> i64:
         if error == Error.NO_ERROR:
             announced.pending = 0
         return error
-    if count == 0 or count > CONSTITUENTS_MAX:
+    if count == 0 or count > CONSTITUENTS_MAX or total > _POPULATE_PAGES_MAX:
         return Error.INVALID_ARGS
     if announced.ever == 0:
         return _populate_unannounced(vm, number, buffer, base, total, count)
