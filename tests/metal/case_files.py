@@ -14,7 +14,7 @@ from gz.metal.functions import marks
 
 DIRECTORY = Path(__file__).with_name("cases")
 
-PRELUDE = """\
+PRELUDE: str = """\
 from __future__ import annotations
 from collections.abc import Callable
 from enum import IntEnum
