@@ -100,7 +100,9 @@ def compiled(tmp_path_factory) -> list[int]:
         "clang", [*target, f"-I{zig.zig().parent / 'lib' / 'include'}", "-c", "values.c", "-o", "values.o"], directory
     )
     with (directory / "values.o").open("rb") as stream:
-        data = ELFFile(stream).get_section_by_name(".rodata").data()
+        section = ELFFile(stream).get_section_by_name(".rodata")
+        assert section is not None
+        data = section.data()
     return [int.from_bytes(data[at : at + 8], "little") for at in range(0, len(data), 8)]
 
 
