@@ -19,7 +19,7 @@ from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent,
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.descriptors import PAGE_SHIFT, VALID
 from gz.bits import Array, Ipa, Pa, Struct, Va, i64, u32, u64
-from gz.metal import fetch_add, inline, load_acquire, peek64, poke64, popcount, read_once, store_release, unroll, view
+from gz.metal import inline, load_acquire, peek64, poke64, popcount, read_once, store_release, unroll, view
 
 if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
@@ -282,8 +282,7 @@ def relinquish(vcpu: Vcpu, ipa: Ipa) -> i64:
     if u64(ipa) & (PAGE_SIZE - 1) != 0:
         return Error.INVALID_ARGS
     vm = vcpu.vm
-    ticket = fetch_add(vm.lock.next, 1)
-    while load_acquire(vm.lock.serving) != ticket:
+    while not lock.attempt(vm.lock):
         # Who holds the lock may wait for a call that waits for what is in our list registers.
         if read_once(vcpu.gic.recall) != 0:
             list_registers.surrender(vcpu)

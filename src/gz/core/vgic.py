@@ -34,7 +34,6 @@ from gz.metal import (
     address,
     cold,
     count_trailing_zeros,
-    fetch_add,
     inline,
     load_acquire,
     read_once,
@@ -69,9 +68,7 @@ _GROUP0, _GROUP1 = 1, 2  # of GICD_CTLR and ICH_VMCR_EL2
 @inline
 def acquire(vcpu: Vcpu) -> None:
     """Take the VM's vGIC lock as a vCPU; meanwhile others may get what is in our list registers."""
-    taken = vcpu.vm.vgic.lock
-    ticket = fetch_add(taken.next, 1)
-    while load_acquire(taken.serving) != ticket:
+    while not lock.attempt(vcpu.vm.vgic.lock):
         if read_once(vcpu.gic.recall) != 0:
             list_registers.surrender(vcpu)
 
