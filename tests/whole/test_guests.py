@@ -22,7 +22,7 @@ def test_a_guest_boots_and_answers(boards: Boards, cpus: int, vcpus: int):
 def test_a_disk_both_ways(host: Host):
     """64 MiB read and written through virtio-blk, compared by checksum on both sides."""
     size = 64
-    host.shell(f"mkdir -p /run/test; head -c {size}M /dev/urandom >/run/test/from; truncate -s {size}M /run/test/to")
+    host.shell(f"mkdir -p /run/test; dd if=/dev/urandom of=/run/test/from bs=1M count={size}; truncate -s {size}M /run/test/to")
     expected = host.shell("sha256sum /run/test/from").split()[0]
     script = "set -e; sha256sum /dev/vda; dd if=/dev/vda of=/dev/vdb bs=1M 2>/dev/null; sync; sha256sum /dev/vdb"
     done = host.guest("sh", "-c", script, disks=["/run/test/from,ro", "/run/test/to"])
@@ -32,7 +32,7 @@ def test_a_disk_both_ways(host: Host):
 
 
 def test_a_read_only_disk_stays_as_it_is(host: Host):
-    host.shell("head -c 1M /dev/zero >/run/test/zeros")
+    host.shell("dd if=/dev/zero of=/run/test/zeros bs=1M count=1")
     done = host.guest("sh", "-c", "cat /sys/block/vda/ro; echo x >/dev/vda && sync", disks=["/run/test/zeros,ro"])
     assert done.stdout.startswith(b"1\n") and done.status != 0
     assert not host.shell("tr -d '\\0' </run/test/zeros")
