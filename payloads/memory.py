@@ -18,7 +18,7 @@ from gz.metal import address, export, log, noinline, panic, view
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
 
 #: RAM that nothing else uses, with 512 MiB in the machine.
-MEMORY = 0x5000_0000
+MEMORY = 0x5800_0000
 BLOCKS = 32
 PAGES = 256
 ROUNDS = 64
@@ -51,7 +51,7 @@ def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
     """A call that has to succeed; gives x1."""
     status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
     if status != 0:
-        panic(f"call {index} answered {0 - status}\n")
+        panic(f"call {index} answered {0 - status}")
     return value
 
 
@@ -74,13 +74,13 @@ def vm_life() -> None:
     for _ in range(ROUNDS):
         vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
         call(Call.DESTROY_VM, vm, 0, 0, 0, 0)
-    log(f"vm_create_destroy {instructions(begin, ROUNDS)}\n")
+    log(f"vm_create_destroy {instructions(begin, ROUNDS)}")
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
     begin = now()
     for _ in range(ROUNDS):
         call(Call.CREATE_VCPU, vm << 16, u64(address(shared.run)), 0, 0, 0)
         call(Call.DESTROY_VCPU, vm << 16, 0, 0, 0, 0)
-    log(f"vcpu_create_destroy {instructions(begin, ROUNDS)}\n")
+    log(f"vcpu_create_destroy {instructions(begin, ROUNDS)}")
     call(Call.DESTROY_VM, vm, 0, 0, 0, 0)
 
 
@@ -109,17 +109,17 @@ def destroy(vm: u64) -> u64:
 @noinline
 def memory() -> None:
     vm = create()
-    log(f"map_block {map_blocks(vm, False)}\n")
-    log(f"map_block_again {map_blocks(vm, False)}\n")
-    log(f"destroy_block {destroy(vm)}\n")
+    log(f"map_block {map_blocks(vm, False)}")
+    log(f"map_block_again {map_blocks(vm, False)}")
+    log(f"destroy_block {destroy(vm)}")
     vm = create()
-    log(f"map_block_scattered {map_blocks(vm, True)}\n")
-    log(f"destroy_block_scattered {destroy(vm)}\n")
+    log(f"map_block_scattered {map_blocks(vm, True)}")
+    log(f"destroy_block_scattered {destroy(vm)}")
     vm = create()
     begin = now()
     for page in range(PAGES):
         call(Call.MAP_GUEST, vm, 0, MEMORY // PAGE_SIZE + 3 * page, page, 1)
-    log(f"map_page {instructions(begin, PAGES)}\n")
+    log(f"map_page {instructions(begin, PAGES)}")
     call(Call.DESTROY_VM, vm, 0, 0, 0, 0)
 
 

@@ -192,9 +192,11 @@ def test_a_long_end_lets_interrupts_in(host: Host, doorbell: bool) -> None:
         if status == 0:
             break
         rounds += 1
-        assert host.jit.sysregs.ELR_EL2 == 0x1004 - 4 * (not doorbell)
+        elr = host.jit.sysregs.ELR_EL2
+        assert elr == (0x1004 if doorbell else 0x1000)
         assert list(host.x[:4]) == [smc64(Call.DESTROY_VM), vmid, 0, 7]
-    assert host.jit.sysregs.ELR_EL2 == 0x1004 + 4 * doorbell
+    elr = host.jit.sysregs.ELR_EL2
+    assert elr == (0x1008 if doorbell else 0x1004)
     assert rounds == 1
     finish(host)
 

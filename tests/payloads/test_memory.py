@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the memory calls cost on the emulated machine, in instructions."""
+"""The memory calls on the emulated machine: what they cost in instructions, and a host that means ill."""
 
 from __future__ import annotations
 
-from emulator import host
+import pytest
+from emulator import counts, host
 
 CLEAN_BLOCK = (2 << 20) // 64 * 21 // 8  # 2 MiB to the point of coherency, eight lines in 21 instructions
 
@@ -25,3 +26,11 @@ def test_costs() -> None:
     measured = {name: int(count) for name, count in (line.split() for line in lines)}
     assert list(measured) == list(TARGETS)
     assert all(measured[name] <= most for name, most in TARGETS.items()), measured
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a72", "cortex-a76", "max"])
+def test_hostile_host(cpu: str) -> None:
+    """Neither the core nor the host is lost, and no page stays with a VM."""
+    score, last = host("hostile", cpu=cpu)
+    assert last == "all memory came back"
+    assert counts(score)["succeeded"] > 2000 and counts(score)["runs"] > 200
