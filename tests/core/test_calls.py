@@ -153,6 +153,9 @@ def test_ballooned_hole_gets_a_new_page(host: Host) -> None:
     assert host.machine.memory.read(GUEST_RAM + 5 * PAGE, PAGE) == bytes(PAGE)
     assert host.machine.entry(GUEST_RAM + 5 * PAGE) == 0
     assert GUEST_BASE // PAGE + 5 not in host.mapped(vmid) and len(host.mapped(vmid)) == 511
+    assert host.vm(vmid).slots[0].mapped == 511
+    host.good(Call.GET_STATISTICS, vmid)
+    assert host.x[2] == 511 * PAGE
     pfns[5] = GUEST_RAM // PAGE + 3000
     mail(host, pfns)
     host.good(Call.MAP_GUEST_BLOCK, vmid, 0, GUEST_BASE // PAGE, 512)
