@@ -64,7 +64,7 @@ def test_tree_names_cpus_and_command_line() -> None:
     chosen = tree.path_offset("/chosen")
     assert tree.getprop(chosen, "bootargs").as_str() == "x" * 3000
     assert len(tree.getprop(chosen, "rng-seed")) == 64 and len(tree.getprop(chosen, "kaslr-seed")) == 8
-    assert not tree.hasprop(chosen, "linux,initrd-start")
+    assert tree.getprop(chosen, "linux,initrd-start", [libfdt.NOTFOUND]) == -libfdt.NOTFOUND
     for cpu in range(8):
         assert tree.getprop(tree.path_offset(f"/cpus/cpu@{cpu:x}"), "reg").as_uint32() == cpu
     assert bytes(tree.getprop(tree.path_offset("/virtio_mmio@a000000"), "dma-coherent")) == b""
@@ -167,6 +167,7 @@ def test_options() -> None:
     assert (plan.kernel, plan.initrd, plan.cpus, plan.memory) == ("Image", None, 4, 512 * MIB)
     assert plan.disks == [("a,b.img", False), ("c", True)] and plan.params == "quiet"
     assert options("--mem", "33554433").plan.memory == 34 * MIB
+    assert (given.transport, options("--transport", "kvm").transport) == ("auto", "kvm")
     assert not options("--params", "console=hvc0 console=ttyAMA0").hvc0
     assert options("--params", "console=ttyAMA0 console=hvc0 quiet").hvc0
     ports = options("--port", "gz.stdin=fd:3", "--port", "log=out:/tmp/a:b", "--port", "gz.status=status").ports
@@ -185,6 +186,7 @@ def test_options() -> None:
         (["--mem", "lots"], "--mem lots: expected a number"),
         (["--mem", "1M"], "--mem 1M: at least 16M"),
         (["--mem", "9999G"], "--mem 9999G: at most 256G"),
+        (["--transport", "hvc"], "choose from 'auto', 'doorbell', 'kvm'"),
         (["--port", "nothing"], "--port nothing: expected NAME=in:PATH"),
         (["--port", "a=in:"], "expected NAME=in:PATH"),
         (["--port", "a=fd:x"], "x is not the number of a file descriptor"),
