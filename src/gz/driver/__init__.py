@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""gzvm in the host's user space: one interface (`interface`) and its transports, the doorbell first."""
+"""gzvm in the host's user space: one interface (`interface`) and its transports, doorbell and KVM (`transport`)."""
