@@ -9,6 +9,7 @@ from collections import Counter
 
 import pytest
 from caller import (
+    BUFFER,
     GUEST_BASE,
     GUEST_RAM,
     MAILBOX,
@@ -515,3 +516,34 @@ def test_wild_calls_leave_the_core_whole(host: Host, seed: int, frame_count: int
             restarts = doorbell and host.x[0] == x[0]  # a guest ran: the store goes again
             assert restarts or host.x[1] in (FAIL_ENTRY, GZ, IDLE, ExitReason.IRQ)
     finish(host)
+
+
+DISTRIBUTOR, REDISTRIBUTOR = 0, 1
+
+
+def create_device(
+    host: Host, vmid: int, kind: int, base: int, size: int, *, flags: int = 0, attributes: int = 0
+) -> int:
+    memory = host.machine.memory
+    memory.fill(BUFFER, PAGE, 0xCC)
+    memory.write_words(BUFFER + 0x40, [kind, flags, base, size, 0x1234, attributes])
+    return host.call(smc64(Call.CREATE_DEVICE), vmid, BUFFER + 0x40)
+
+
+def test_devices(host: Host) -> None:
+    frames = host.machine.free_frames
+    vmid = make_vm(host)
+    assert host.call(smc64(Call.IRQ_LINE), vmid << 16, 5, 1) == Error.INVALID_ARGS
+    assert create_device(host, vmid, 7, 0x0800_0000, 0x1_0000) == Error.NOT_SUPPORTED
+    assert create_device(host, vmid, DISTRIBUTOR, 0x0800_0000, 0x1_0000, flags=1) == Error.NOT_SUPPORTED
+    assert create_device(host, vmid, DISTRIBUTOR, 0x0800_0000, 0x1_0000, attributes=8) == Error.NOT_SUPPORTED
+    for base, size in ((1 << 40, 0x1_0000), (WORD & ~0xFFFF, 0x2_0000), (0x0800_0000, 0), (0x0800_0001, 0x1_0000)):
+        assert create_device(host, vmid, DISTRIBUTOR, base, size) == Error.INVALID_ARGS
+    assert create_device(host, vmid, DISTRIBUTOR, 0x0800_0000, 0x1_0000) == OK
+    assert create_device(host, vmid, DISTRIBUTOR, 0x0800_0000, 0x1_0000) == Error.INVALID_ARGS
+    assert create_device(host, vmid, REDISTRIBUTOR, 0x080A_0000, 0x2_0000) == OK
+    assert host.call(smc64(Call.IRQ_LINE), vmid << 16, 5, 1) == OK
+    for vcpu, number, level in ((0, 5, 2), (2, 5, 1), (8, 5, 1), (0, WORD, 1), (0, 1020, 1)):
+        assert host.call(smc64(Call.IRQ_LINE), vmid << 16 | vcpu, number, level) == Error.INVALID_ARGS
+    host.good(Call.DESTROY_VM, vmid, 0)
+    assert host.machine.free_frames == frames
