@@ -21,7 +21,7 @@ from gz.cli.report import progress
 
 PAYLOAD = "payloads.exits"
 USER = "mmio_read_user"
-OPERATIONS = ("hvc_psci_version", "mmio_read_vgic", USER, "eoi", "ipi", "timer")
+OPERATIONS = ("hvc_psci_version", "id_register", "mmio_read_vgic", USER, "eoi", "ipi", "timer")
 BOOT_TIMEOUT = 600.0  # seconds
 TIMEOUT = 300.0
 MEMORY = 64  # MiB
