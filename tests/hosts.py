@@ -40,9 +40,9 @@ class Host:
         return done.text
 
     def initrd(self, argv: Sequence[str]) -> str:
-        """The default guest's root file system with a command, as a file in the host VM."""
+        """The default guest's root file system, as a file in the host VM; without a command it ends in a shell."""
         path = f"/run/test/initrd{next(self.numbers)}"
-        self.board.host.put(path, guest_initrd(self.software).read_bytes() + command_archive(argv))
+        self.board.host.put(path, guest_initrd(self.software).read_bytes() + (command_archive(argv) if argv else b""))
         return path
 
     def start(
