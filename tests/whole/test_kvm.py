@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,7 @@ from gz.board.board import Board
 from gz.board.guest import guest_kernel
 from gz.board.host_vm import Software
 from gz.board.qemu import Disk
+from gz.board.vmm import Guest, start_console
 from gz.cli import products
 
 VMM = ("python3", "-m", "gz.vmm")
@@ -73,3 +75,18 @@ def test_debian(kvm: Host) -> None:
     done = kvm.guest("sh", "-c", script, cpus=4, memory=192, disks=["/run/test/from,ro"], stdin=b"typed\n")
     assert done.stdout.decode().split() == ["4", expected, "-", "typed"] and done.status == 7, done
     assert not kvm.shell("pgrep -f gz[.]vmm || true")
+
+
+def test_resets_until_a_signal(kvm: Host) -> None:
+    """Without a root file system Debian panics and resets; the VMM starts it anew until it is told to end."""
+    params = "console=ttyAMA0 loglevel=6 panic=-1"
+    guest = Guest(kvm.board.disk("gz-kernel"), None, cpus=2, memory=128, params=params)
+    process = start_console(kvm.board.host, guest)
+    text = b""
+    for _, data in process.events(GUEST_TIMEOUT):
+        before = text.count(b"] Linux version")
+        text += data
+        if before < 2 <= text.count(b"] Linux version"):
+            process.signal(signal.SIGTERM)
+    assert text.count(b"Kernel panic - not syncing: VFS") == 1 and text.endswith(b"gz: ended by SIGTERM\n"), text[-500:]
+    assert process.status == 128 + signal.SIGTERM
