@@ -57,8 +57,10 @@ class Board:
         software: Software | None = None,
         progress: Progress = silent,
     ) -> None:
-        progress("fetching Debian packages")
-        self.software = software or Software()
+        if software is None:
+            progress("fetching Debian packages")
+            software = Software()
+        self.software = software
         progress("building the host's file system")
         host = self.software.host(compiled)
         self.machine = Machine(
