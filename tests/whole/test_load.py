@@ -9,10 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from hosts import Host
+
 from gz.board.channel import Process
 from gz.board.vmm import QUIET, Guest, start_console
 from gz.board.wire import Kind
-from hosts import Host
 
 PROMPT = b"guest# "
 TROUBLE = "grep -icE 'stall|lockup|hung|lost|BUG:|WARNING:'"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Exceptions taken to EL1 on behalf of the hardware (DDI 0487, AArch64.TakeException); the world's EL1 state is live."""
+"""Exceptions taken to EL1 in the hardware's place (DDI 0487, AArch64.TakeException); the world's EL1 state is live."""
 
 from __future__ import annotations
 

@@ -11,8 +11,8 @@ import gz.core.vgic as vgic
 import gz.core.world as world
 from gz.abi.errors import Error
 from gz.abi.registers import BOOT_PSTATE
-from gz.arm64.registers import SCTLR_EL1_RES1
 from gz.arm64.insn import dmb
+from gz.arm64.registers import SCTLR_EL1_RES1
 from gz.arm64.sysreg import SysRegs
 from gz.bits import Pa, i64, u32, u64
 from gz.core.context import EL1_REGISTERS

@@ -71,7 +71,7 @@ def _shape(number: u64) -> i64:
         return Error.INVALID_ARGS
     index = register.INDEX
     wide = index != _FPSR and index != _FPCR
-    if register.SIZE != (_SIZE_64 if wide else _SIZE_32) or wide and index % 2 != 0:
+    if register.SIZE != (_SIZE_64 if wide else _SIZE_32) or (wide and index % 2 != 0):
         return Error.INVALID_ARGS
     return Error.NO_ERROR
 
