@@ -53,7 +53,10 @@ class Disk:
 
 @dataclass(frozen=True)
 class Machine:
-    """What is emulated. `memory` in MiB. Without `core` the host kernel is entered by QEMU itself, at EL2."""
+    """What is emulated. `memory` in MiB. Without `core` the host kernel is entered by QEMU itself, at EL2.
+
+    gdb attaches at the TCP port `gdb`, without one at the socket `gdb` of the board's directory; `halted` waits for it
+    before the first instruction."""
 
     kernel: Path
     initrd: Path
@@ -66,6 +69,7 @@ class Machine:
     icount: bool = False
     virtualization: bool = True
     gdb: int | None = None
+    halted: bool = False
 
     def options(self) -> list[str]:
         """The options that say what is measured; no paths."""
@@ -91,7 +95,9 @@ class Machine:
             ("-object", "rng-builtin,id=entropy"),
             ("-device", "virtio-rng-device,rng=entropy"),
         ]
-        if self.gdb is not None:
+        if self.gdb is None:
+            settings.append(("-gdb", f"unix:{quoted(directory / 'gdb')},server=on,wait=off"))
+        else:
             settings.append(("-gdb", f"tcp:127.0.0.1:{self.gdb}"))
         for number, disk in enumerate(self.disks):
             access = "read-only=on" if disk.read_only else "read-only=off"
@@ -102,7 +108,8 @@ class Machine:
             ]
         settings += self._boot()
         flat = [word for setting in settings for word in setting]
-        return [*self.options(), "-nodefaults", "-no-user-config", "-no-reboot", *flat]
+        options = [*self.options(), "-S"] if self.halted else self.options()
+        return [*options, "-nodefaults", "-no-user-config", "-no-reboot", *flat]
 
     def _boot(self) -> list[tuple[str, str]]:
         if self.core is None:

@@ -95,6 +95,25 @@ def build(json: Json = False) -> int:
     return build_core(json)
 
 
+@app.command(context_settings={"allow_interspersed_args": False})
+@command
+def debug(
+    argv: Annotated[
+        list[str] | None, typer.Argument(metavar="[-- ARG…]", help="More arguments for gdb.", show_default=False)
+    ] = None,
+    payload: Annotated[
+        str | None,
+        typer.Option(metavar="NAME", help="Instead of Debian: the smallest host, and this payload as its guest."),
+    ] = None,
+    cpu: Cpu = CpuModel.CORTEX_A76,
+    host_cpus: HostCpus = 2,
+) -> int:
+    """Debug the core with gdb: on the board that is up, else on a new one that waits at its first instruction."""
+    from gz.cli.debug import debug_core
+
+    return debug_core(argv or (), payload=payload, cpu=cpu.value, cpus=host_cpus)
+
+
 @bench.command()
 @command
 def exits(json: Json = False) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from gz.board import images
 from gz.cli.report import UserError
 from gz.metal.build import ROOT, BuildError, Built, build, fingerprint
+from gz.metal.image import Image
 
 DRIVER = "gz/driver/_driver.so"
 """Below /opt/gz in the host VM."""
@@ -30,6 +31,13 @@ def image(program: str) -> Built:
 def core() -> Path:
     """The core's arm64 Image."""
     return image("gz.core").image.flat
+
+
+def payload(name: str) -> Image:
+    """The image of a program of `payloads`, as `hello`."""
+    if not name.isidentifier() or not (ROOT / "payloads" / f"{name}.py").is_file():
+        raise UserError(f"there is no payload {name!r}; see the directory payloads")
+    return image(f"payloads.{name}").image
 
 
 def driver() -> dict[str, bytes]:
