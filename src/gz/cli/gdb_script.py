@@ -105,7 +105,10 @@ class Vectors(Unwinder):
             FrameId(pending_frame.read_register("sp"), pending_frame.read_register("pc"))
         )
         if below:
-            world = Interrupted(pending_frame.read_register)
+            try:
+                world = Interrupted(pending_frame.read_register)
+            except gdb.error:
+                return None  # behind a panic of the core: the registers are those of its own exception
             registers = dict(zip((f"x{n}" for n in NUMBERS), world.x, strict=True))
             registers |= {"sp": world.sp, "pc": world.pc, "cpsr": world.pstate}
         else:
