@@ -22,6 +22,9 @@ from gz.metal import cold, load_acquire, mmio, unroll
 
 SGI = 15
 HOST_RESCHEDULE_SGI = 0  # Linux: IPI_RESCHEDULE
+#: Behind every interrupt of Linux (0xA0) and before its mask (0xF0). A kick that waits with a better one hides all
+#: others from the host where the GIC takes the highest pending interrupt before it looks at the group enables (QEMU).
+LATE_PRIORITY = 0xE0
 _PRIVATE = (MAINTENANCE_INTERRUPT, TimerInterrupt.EL2_PHYSICAL, TimerInterrupt.EL1_VIRTUAL)
 _ENABLED = 1 << SGI | sum(1 << interrupt for interrupt in _PRIVATE)
 
@@ -33,7 +36,7 @@ def prepare(cpu: Cpu) -> None:
     frame.IGROUPR0 = frame.IGROUPR0 | _ENABLED
     if machine.group0 != 0:
         frame.IGROUPR0 = frame.IGROUPR0 & ~(1 << SGI)
-        frame.IPRIORITYR[SGI] = 0
+        frame.IPRIORITYR[SGI] = LATE_PRIORITY
     for interrupt in unroll(_PRIVATE):
         frame.IPRIORITYR[interrupt] = frame.IPRIORITYR[HOST_RESCHEDULE_SGI]
     frame.ISENABLER0 = _ENABLED
