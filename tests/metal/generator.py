@@ -31,7 +31,7 @@ from __future__ import annotations
 from enum import IntEnum
 
 from gz.bits import Array, Ptr, Register, Struct, array, enumeration, field, i8, i16, i32, i64, table, u8, u16, u32, u64
-from gz.metal import byte_swap, count_leading_zeros, count_trailing_zeros, popcount, unroll
+from gz.metal import byte_swap, copy, count_leading_zeros, count_trailing_zeros, popcount, unroll
 
 TABLE = table(u32, [3, 0xFFFF_FFFF, 7, 0x8000_0000, 1])
 
@@ -108,8 +108,13 @@ class Generator:
     frozen: set[str] = field(default_factory=set)
     fresh: int = 0
     loops: int = 0
+    #: Locals that refer to a State here.
+    pointers: list[str] = field(default_factory=list)
 
     # --- expressions
+
+    def state(self) -> str:
+        return self.rng.choice(["s", "s", *self.pointers])
 
     def literal(self, kind: str) -> int:
         bits, _ = TYPES[kind]
@@ -129,12 +134,14 @@ class Generator:
             name = self.rng.choice(names)
             return Text(name, name)
         if choice < 0.6:
-            return Text(f"s.s_{kind}", f"s.s_{kind}")
+            place = f"{self.state()}.s_{kind}"
+            return Text(place, place)
         arrays = [name for name, (element, _) in ARRAYS.items() if element == kind]
         if arrays and choice < 0.75:
             name = self.rng.choice(arrays)
             index = self.index(ARRAYS[name][1])
-            return Text(f"s.{name}[{index.metal}]", f"at(s.{name}, {index.model})")
+            owner = self.state()
+            return Text(f"{owner}.{name}[{index.metal}]", f"at({owner}.{name}, {index.model})")
         if kind == "u32" and choice < 0.85:
             index = self.index(len(TABLE))
             part = self.rng.choice(("HIGH", "MID", "LOW"))
@@ -248,8 +255,9 @@ class Generator:
             return self.arithmetic(kind, depth)
         function = self.rng.choice(known)
         arguments = [self.expression(type, 0) for type in function.parameters]
-        metal = ", ".join(["s", *(a.metal for a in arguments)])
-        model = ", ".join(["s", *(a.model for a in arguments)])
+        owner = self.state()
+        metal = ", ".join([owner, *(a.metal for a in arguments)])
+        model = ", ".join([owner, *(a.model for a in arguments)])
         return Text(f"{function.name}({metal})", f"{function.name}({model})")
 
     def condition(self, depth: int) -> Text:
@@ -291,7 +299,7 @@ class Generator:
         for _ in range(count):
             rules = [
                 self.assign, self.assign, self.declare, self.declare, self.store, self.store, self.update, self.branch,
-                self.loop, self.iterate, self.matching, self.unrolled, self.place_update, self.field, self.unpack,
+                self.loop, self.iterate, self.matching, self.unrolled, self.place_update, self.field, self.unpack, self.pointer, self.pointer,
             ]  # fmt: skip
             self.rng.choice(rules)(indent)
 
@@ -339,15 +347,16 @@ class Generator:
         if self.rng.random() < 0.5:
             kind = self.rng.choice(list(TYPES))
             value = self.expression(kind, 3)
-            self.emit(indent, f"s.s_{kind} = {value.metal}", f"s.s_{kind} = {value.model}")
+            owner = self.state()
+            self.emit(indent, f"{owner}.s_{kind} = {value.metal}", f"{owner}.s_{kind} = {value.model}")
             return
         name = self.rng.choice(list(ARRAYS))
         kind, count = ARRAYS[name]
-        value, index = self.expression(kind, 2), self.index(count)
+        value, index, owner = self.expression(kind, 2), self.index(count), self.state()
         self.emit(
             indent,
-            f"s.{name}[{index.metal}] = {value.metal}",
-            f"put(s.{name}, lambda: {index.model}, {value.model})",
+            f"{owner}.{name}[{index.metal}] = {value.metal}",
+            f"put({owner}.{name}, lambda: {index.model}, {value.model})",
         )
 
     def place_update(self, indent: int) -> None:
@@ -369,6 +378,27 @@ class Generator:
             f"s.flags = s.flags.replace({part}=s.s_u32 ^ ({value.metal}))",
             f"s.flags = insert(s.flags, '{part}', s.s_u32 ^ ({value.model}))",
         )
+
+    def pointer(self, indent: int) -> None:
+        """Follow `other`, which may be None or lead back; turn it elsewhere."""
+        if self.rng.random() < 0.4:
+            owner, target = self.state(), self.rng.choice(["None", "s", *self.pointers])
+            self.emit(indent, f"{owner}.other = {target}")
+            return
+        name = self.name()
+        self.emit(indent, f"{name} = {self.state()}.other")
+        if self.rng.random() < 0.3:
+            test = self.condition(1)
+            self.emit(indent, f"if {name} is not None and {test.metal}:", f"if {name} is not None and {test.model}:")
+        else:
+            self.emit(indent, f"if {name} is not None:")
+        if self.rng.random() < 0.3:
+            source = self.state()
+            self.emit(indent + 1, f"if {name} is not {source}:")
+            self.emit(indent + 2, f"copy({name}, {source})", f"duplicate({name}, {source})")
+        self.pointers.append(name)
+        self.block(indent + 1)
+        self.pointers.pop()
 
     def branch(self, indent: int) -> None:
         test = self.condition(2)
@@ -501,8 +531,9 @@ class Generator:
         if known and not self.loops:
             function = self.rng.choice(known)
             arguments = [self.leaf(type) for type in function.parameters]
-            metal = ", ".join(["s", *(a.metal for a in arguments)])
-            model = ", ".join(["s", *(a.model for a in arguments)])
+            owner = self.state()
+            metal = ", ".join([owner, *(a.metal for a in arguments)])
+            model = ", ".join([owner, *(a.model for a in arguments)])
             a, b = self.name(), self.name()
             self.emit(indent, f"{a}, {b} = {function.name}({metal})", f"{a}, {b} = {function.name}({model})")
             self.variables[a] = function.result
@@ -521,7 +552,7 @@ class Generator:
         parameters = [self.rng.choice(list(TYPES)) for _ in range(self.rng.randrange(0, 4))]
         result, pair = self.rng.choice(list(TYPES)), self.rng.random() < 0.2
         self.variables = {f"p{i}": kind for i, kind in enumerate(parameters)}
-        self.fresh, self.loops, self.frozen = 0, 0, set()
+        self.fresh, self.loops, self.frozen, self.pointers = 0, 0, set(), []
         metal = "".join(f", p{i}: {kind}" for i, kind in enumerate(parameters))
         model = "".join(f", p{i}" for i in range(len(parameters)))
         given = f"tuple[{result}, bool]" if pair else result

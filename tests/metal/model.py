@@ -59,6 +59,14 @@ def change(kind: str, array: Any, index: int, operation: Callable[[int], int]) -
     array[index] = cut(kind, operation(at(array, index)))
 
 
+def duplicate(target: Any, source: Any) -> None:
+    for name, value in vars(source).items():
+        if isinstance(value, list):
+            getattr(target, name)[:] = value  # in place: a reference to the array stays one
+        else:
+            setattr(target, name, value)
+
+
 def bits(word: int, name: str) -> int:
     high, low = FIELDS[name]
     return word >> low & (1 << high - low + 1) - 1

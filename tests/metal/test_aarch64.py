@@ -45,9 +45,10 @@ def prepare(call: u64) -> None:
 
 def digest(result: u64) -> u64:
     found: u64 = 0xCBF2_9CE4_8422_2325 ^ result
-    for i in range(State{n}.size):
+    for i in range(State{n}.offset("other")):
         found = (found ^ peek8(address(STATE) + i)) * 0x100_0000_01B3
-    return found
+    other = STATE.other
+    return found if other is None else found + 1
 
 
 {runners}

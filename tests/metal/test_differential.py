@@ -12,6 +12,7 @@ import os
 import random
 import sys
 import types
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ import model
 from generator import ARRAYS, HEAD, TYPES, Function, Generator, least, most
 
 from gz.bits.annotation import LAYOUTS
+from gz.bits.layout import Layout
+from gz.bits.view import address_of
 from gz.metal import Panic, Program
 
 PROGRAMS = int(os.environ.get("GZ_FUZZ_PROGRAMS", "120"))
@@ -37,6 +40,8 @@ COUNT = itertools.count()
 
 class ModelState:
     """The struct as Python numbers."""
+
+    other: ModelState | None = None
 
 
 def load(number: int, text: str) -> types.ModuleType:
@@ -57,8 +62,9 @@ def random_value(rng: random.Random, kind: str) -> int:
 
 
 def fill(rng: random.Random, state: Any) -> ModelState:
-    """Random contents for both sides."""
+    """Random contents for both sides; `other` is None."""
     other = ModelState()
+    other.other = None
     for kind in TYPES:
         value = random_value(rng, kind)
         setattr(state, f"s_{kind}", value)
@@ -81,6 +87,25 @@ def fill(rng: random.Random, state: Any) -> ModelState:
 def contents(state: Any) -> dict[str, Any]:
     found = {name: int(getattr(state, name)) for name in [*SCALARS, "flag", "flags", "colour"]}
     return found | {name: list(getattr(state, name)) for name in ARRAYS}
+
+
+def connect(rng: random.Random, states: Sequence[Any], models: Sequence[ModelState]) -> None:
+    """Let each state refer to none or one of them, the same on both sides."""
+    for state, model_state in zip(states, models, strict=True):
+        target = rng.choice((None, 0, 1, 1))
+        state.other = None if target is None else states[target]
+        model_state.other = None if target is None else models[target]
+
+
+def referred(states: Sequence[Any]) -> list[int | None]:
+    """Which state each refers to."""
+    places = [address_of(state) if isinstance(state, Layout) else id(state) for state in states]
+    found: list[int | None] = []
+    for state in states:
+        other: Any = state.other
+        place = other if isinstance(other, int) else None if other is None else id(other)
+        found.append(places.index(place) if place else None)
+    return found
 
 
 def outcome(function: Any, *arguments: Any) -> Any:
@@ -108,14 +133,16 @@ def check(seed: int) -> int:
         for function in functions:
             compiled = jit.fn(getattr(module, function.name))
             for call in range(CALLS):
-                state = layout.view(bytearray(layout.size))
-                expected = fill(rng, state)
+                states = [layout.view(bytearray(layout.size)) for _ in range(2)]
+                models = [fill(rng, state) for state in states]
+                connect(rng, states, models)
                 arguments = [random_value(rng, kind) for kind in function.parameters]
                 shown = f"seed {seed}, {function.name}{tuple(arguments)}, call {call}\n{text}"
-                given = outcome(compiled, state, *arguments)
-                wanted = outcome(names[function.name], expected, *arguments)
+                given = outcome(compiled, states[0], *arguments)
+                wanted = outcome(names[function.name], models[0], *arguments)
                 assert given == wanted, shown
-                assert contents(state) == contents(expected), shown
+                assert list(map(contents, states)) == list(map(contents, models)), shown
+                assert referred(states) == referred(models), shown
                 failed += isinstance(wanted, str)
         return failed
     finally:
