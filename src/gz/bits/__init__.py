@@ -5,13 +5,14 @@ from __future__ import annotations
 
 from gz.bits.enumeration import enumeration
 from gz.bits.integers import Ipa, Pa, Va, i8, i16, i32, i64, u8, u16, u32, u64
-from gz.bits.layout import Array, Ptr, ReadOnly, Struct, Window, array, at, sizeof
+from gz.bits.layout import Array, Held, Ptr, ReadOnly, Struct, Window, array, at, sizeof
 from gz.bits.register import Register, field
 from gz.bits.storage import function_table, storage, table
 from gz.bits.sysreg import SysReg
 
 __all__ = [
     "Array",
+    "Held",
     "Ipa",
     "Pa",
     "Ptr",

@@ -24,6 +24,7 @@ from gz.bits.types import (
     NONE,
     ArrayType,
     FunctionType,
+    HeldType,
     LayoutType,
     PointerType,
     RegisterType,
@@ -65,6 +66,19 @@ class Ptr:
 
     def __class_getitem__(cls, target: Any) -> PointerType:
         return PointerType(type_of(target))
+
+
+class Held:
+    """`Held[T]`: a T whose lock is held. Editors read it as T."""
+
+    def __class_getitem__(cls, target: Any) -> HeldType:
+        return _held(type_of(target))
+
+
+def _held(type: Type, node: ast.expr | None = None) -> HeldType:
+    if not isinstance(type, LayoutType) or type.window:
+        raise AnnotationError(f"Held[…] takes a struct, {type} is none", node)
+    return HeldType(type)
 
 
 def register_type(register: type[Register]) -> RegisterType:
@@ -143,6 +157,8 @@ def _resolve(node: ast.expr, names: Mapping[str, Any]) -> Any:
 
 
 def _nullable(type: Type, node: ast.expr | None = None) -> PointerType:
+    if isinstance(type, HeldType):
+        raise AnnotationError(f"{type} is a token: it is never None", node)
     if isinstance(type, LayoutType):
         return PointerType(type, True)
     if isinstance(type, PointerType):
@@ -152,17 +168,28 @@ def _nullable(type: Type, node: ast.expr | None = None) -> PointerType:
 
 def _subscript(generic: Any, argument: ast.expr, names: Mapping[str, Any], node: ast.expr) -> Type:
     arguments = argument.elts if isinstance(argument, ast.Tuple) else [argument]
-    if generic in (Array, ReadOnly, Ptr):
+    if generic in (Array, ReadOnly, Ptr, Held):
         if len(arguments) != 1:
             raise AnnotationError(f"{generic.__name__}[…] takes one type", node)
         inner = _from_syntax(arguments[0], names)
+        if generic is Held:
+            return _held(inner, node)
+        _refuse_held(inner, node)
         return PointerType(inner) if generic is Ptr else ArrayType(inner, constant=generic is ReadOnly)
     if generic is tuple:
-        return TupleType(tuple(_from_syntax(item, names) for item in arguments))
+        elements = tuple(_from_syntax(item, names) for item in arguments)
+        for element in elements:
+            _refuse_held(element, node)
+        return TupleType(elements)
     if generic in (Callable, typing.Callable) and len(arguments) == 2 and isinstance(arguments[0], ast.List):
         parameters = tuple(_from_syntax(item, names) for item in arguments[0].elts)
         return FunctionType(tuple(map(as_value, parameters)), as_value(_from_syntax(arguments[1], names)))
     raise AnnotationError(f"`{ast.unparse(node)}` is no type", node)
+
+
+def _refuse_held(type: Type, node: ast.expr) -> None:
+    if isinstance(type, HeldType):
+        raise AnnotationError(f"{type} is a token: parameters, results and locals have it, nothing contains it", node)
 
 
 def _from_object(value: Any, names: Mapping[str, Any]) -> Type:

@@ -34,10 +34,12 @@ if TYPE_CHECKING:
         def __len__(self) -> int: ...
 
     Ptr = Annotated[T, "pointer"]
+    Held = Annotated[T, "held"]
 else:
     Array = annotations.Array
     ReadOnly = annotations.ReadOnly
     Ptr = annotations.Ptr
+    Held = annotations.Held
 
 
 class Placement:

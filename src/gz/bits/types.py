@@ -168,6 +168,17 @@ class PointerType(Type):
 
 
 @dataclass(frozen=True)
+class HeldType(PointerType):
+    """A reference to a struct whose lock is held: a token, which is given back exactly once."""
+
+    def __or__(self, other: object) -> PointerType:
+        raise TypeError(f"{self} is never None")
+
+    def __str__(self) -> str:
+        return f"Held[{self.target}]"
+
+
+@dataclass(frozen=True)
 class ArrayType(Type):
     """`count` elements in place; without a count (parameters, `view`) a pointer and a length."""
 
@@ -237,6 +248,6 @@ def align_of(type: Type) -> int:
 
 
 def _memory(type: Type) -> Any:
-    if not hasattr(type, "size"):
+    if isinstance(type, HeldType) or not hasattr(type, "size"):
         raise TypeError(f"{type} cannot lie in memory")
     return type

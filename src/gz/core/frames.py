@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import gz.core.lock as lock
 import gz.core.memory as memory
-from gz.bits import Array, Pa, Struct, array, storage, u64
+from gz.bits import Array, Held, Pa, Struct, array, storage, u64
 from gz.core.lock import Lock
-from gz.metal import count_trailing_zeros
+from gz.metal import count_trailing_zeros, held, inline, releases
 
 FRAME_SIZE = 4096
 FRAME_COUNT_MAX = 16384  # 64 MiB: enough for 64 GiB of RAM at the share that the core may keep
@@ -27,6 +27,18 @@ class FramePool(Struct):
 pool = storage(FramePool)
 
 
+@inline
+def _acquire() -> Held[FramePool]:
+    lock.acquire(pool.lock)
+    return held(pool)
+
+
+@inline
+@releases
+def _release(frames: Held[FramePool]) -> None:
+    lock.release(frames.lock)
+
+
 def add(base: Pa, count: u64) -> None:
     """Once, at boot: `count` frames from `base` on are the pool; what exceeds FRAME_COUNT_MAX stays unused."""
     assert pool.count == 0, "the pool of frames is one stretch"
@@ -36,24 +48,26 @@ def add(base: Pa, count: u64) -> None:
     pool.free_count = pool.count
     for i in range(_WORD_COUNT):
         pool.used[i] = ~u64(0)
+    frames = _acquire()
     for i in range(pool.count):
-        _mark(i, False)
+        _mark(frames, i, False)
+    _release(frames)
 
 
 def allocate() -> Pa:
     """A frame of zeros; Pa(0) if none is left."""
-    lock.acquire(pool.lock)
+    frames = _acquire()
     word = pool.hint
     while word < _WORD_COUNT and pool.used[word] == ~u64(0):
         word += 1
     pool.hint = word
     if word == _WORD_COUNT:
-        lock.release(pool.lock)
+        _release(frames)
         return Pa(0)
     index = word * _WORD_BITS + count_trailing_zeros(~pool.used[word])
-    _mark(index, True)
+    _mark(frames, index, True)
     pool.free_count -= 1
-    lock.release(pool.lock)
+    _release(frames)
     frame = pool.base + index * FRAME_SIZE
     memory.zero(frame, FRAME_SIZE)
     return frame
@@ -66,18 +80,18 @@ def allocate_run(count: u64) -> Pa:
     step: u64 = 1
     while step < count:
         step <<= 1
-    lock.acquire(pool.lock)
+    frames = _acquire()
     origin = u64(pool.base) // FRAME_SIZE  # it is the address that has to be aligned, not the index
     index = (0 - origin) & (step - 1)
-    while index + count <= pool.count and not _free(index, count):
+    while index + count <= pool.count and not _free(frames, index, count):
         index += step
     if count == 0 or index + count > pool.count:
-        lock.release(pool.lock)
+        _release(frames)
         return Pa(0)
     for i in range(count):
-        _mark(index + i, True)
+        _mark(frames, index + i, True)
     pool.free_count -= count
-    lock.release(pool.lock)
+    _release(frames)
     run = pool.base + index * FRAME_SIZE
     memory.zero(run, count * FRAME_SIZE)
     return run
@@ -90,29 +104,27 @@ def free(frame: Pa) -> None:
 def free_run(run: Pa, count: u64) -> None:
     """Frames of one or of several allocations; those of one may come back in parts."""
     index = (run - pool.base) // FRAME_SIZE
-    assert u64(run) % FRAME_SIZE == 0 and index < pool.count and count <= pool.count - index, (
-        "not of the pool"
-    )
-    lock.acquire(pool.lock)
+    assert u64(run) % FRAME_SIZE == 0 and index < pool.count and count <= pool.count - index, "not of the pool"
+    frames = _acquire()
     for i in range(count):
-        assert not _free(index + i, 1), "a frame was freed twice"
-        _mark(index + i, False)
+        assert not _free(frames, index + i, 1), "a frame was freed twice"
+        _mark(frames, index + i, False)
     pool.free_count += count
     pool.hint = min(pool.hint, index // _WORD_BITS)
-    lock.release(pool.lock)
+    _release(frames)
 
 
-def _mark(index: u64, taken: bool) -> None:
+def _mark(frames: Held[FramePool], index: u64, taken: bool) -> None:
     bit = u64(1) << (index % _WORD_BITS)
     word = index // _WORD_BITS
     if taken:
-        pool.used[word] |= bit
+        frames.used[word] |= bit
     else:
-        pool.used[word] &= ~bit
+        frames.used[word] &= ~bit
 
 
-def _free(index: u64, count: u64) -> bool:
+def _free(frames: Held[FramePool], index: u64, count: u64) -> bool:
     for i in range(index, index + count):
-        if pool.used[i // _WORD_BITS] >> (i % _WORD_BITS) & 1 != 0:
+        if frames.used[i // _WORD_BITS] >> (i % _WORD_BITS) & 1 != 0:
             return False
     return True

@@ -72,19 +72,19 @@ def load(vcpu: Vcpu) -> None:
     vtr = ICH_VTR_EL2(sysreg.ICH_VTR_EL2)
     gic.dirty = 0
     gic.registers = (u32(2) << u32(vtr.ListRegs)) - 1
-    vgic.acquire(vcpu)
+    locked = vgic.acquire(vcpu)
     gic.loaded = 1
     sysreg.ICH_VMCR_EL2 = gic.vmcr
     _load_priorities(gic, u32(vtr.PREbits))
     gic.hcr = 0
     fill(vcpu)
-    vgic.release(vcpu)
+    vgic.release(locked)
 
 
 def save(vcpu: Vcpu) -> None:
     """The vCPU leaves this CPU; nothing of it stays in the registers."""
     gic = vcpu.gic
-    vgic.acquire(vcpu)
+    locked = vgic.acquire(vcpu)
     fold(vcpu)
     written = gic.written
     while written != 0:
@@ -96,7 +96,7 @@ def save(vcpu: Vcpu) -> None:
     _save_priorities(gic, u32(ICH_VTR_EL2(sysreg.ICH_VTR_EL2).PREbits))
     sysreg.ICH_HCR_EL2 = 0
     gic.loaded = 0
-    vgic.release(vcpu)
+    vgic.release(locked)
 
 
 @inline

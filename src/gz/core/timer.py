@@ -92,9 +92,9 @@ def load(vcpu: Vcpu) -> None:
     sysreg.CNTV_CTL_EL0 = timer.virtual.control
     sysreg.CNTHCTL_EL2 = _GUEST_ACCESS
     isb()
-    vgic.acquire(vcpu)
+    locked = vgic.acquire(vcpu)
     refresh(vcpu)
-    vgic.release(vcpu)
+    vgic.release(locked)
     frame = _redistributor(cpu)
     frame.ISENABLER0 = _OURS
     if timer.held != 0:
@@ -128,7 +128,7 @@ def interrupt(vcpu: Vcpu) -> bool:
         return False
     _redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
     dsb("sy")
-    vgic.acquire(vcpu)
+    locked = vgic.acquire(vcpu)
     list_registers.reclaim(vcpu)  # the last one, if the guest has ended it
     private = vcpu.gic.private
     private.line |= _VIRTUAL
@@ -136,7 +136,7 @@ def interrupt(vcpu: Vcpu) -> bool:
     vcpu.gic.dirty = 1
     if private.listed & _VIRTUAL != 0:
         vcpu.gic.stale = 1  # the guest made it active or pending itself; now the hardware has to go along
-    vgic.release(vcpu)
+    vgic.release(locked)
     return True
 
 
@@ -147,9 +147,9 @@ def hypervisor_interrupt(vcpu: Vcpu) -> bool:
         return False
     if not _fires(physical_control(vcpu)):
         return False
-    vgic.acquire(vcpu)
+    locked = vgic.acquire(vcpu)
     _physical_line(vcpu)
-    vgic.release(vcpu)
+    vgic.release(locked)
     _arm(vcpu)
     return True
 
@@ -234,9 +234,9 @@ def set_physical(vcpu: Vcpu, control: u64, value: u64) -> None:
     state = vcpu.timer.physical
     state.control = control & CNT_CTL(ENABLE=1, IMASK=1)
     state.deadline = value
-    vgic.acquire(vcpu)
+    locked = vgic.acquire(vcpu)
     _physical_line(vcpu)
-    vgic.release(vcpu)
+    vgic.release(locked)
     _arm(vcpu)
 
 

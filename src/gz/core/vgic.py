@@ -27,16 +27,18 @@ from gz.arm64.gic import DISTRIBUTOR_SIZE, INTERRUPTS_MAX, PRIVATE_INTERRUPTS, R
 from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICH_VMCR_EL2
 from gz.arm64.insn import wfi
 from gz.arm64.sysreg import sysreg
-from gz.bits import Ipa, i64, u32, u64
+from gz.bits import Held, Ipa, i64, u32, u64
 from gz.core.interrupts import BANK, SPI_BANKS, Bank, Spis, VcpuGic, Vgic
 from gz.core.outcome import Outcome
 from gz.metal import (
     address,
     cold,
     count_trailing_zeros,
+    held,
     inline,
     load_acquire,
     read_once,
+    releases,
     store_release,
     view,
 )
@@ -66,16 +68,18 @@ _GROUP0, _GROUP1 = 1, 2  # of GICD_CTLR and ICH_VMCR_EL2
 
 
 @inline
-def acquire(vcpu: Vcpu) -> None:
+def acquire(vcpu: Vcpu) -> Held[Vgic]:
     """Take the VM's vGIC lock as a vCPU; meanwhile others may get what is in our list registers."""
     while not lock.attempt(vcpu.vm.vgic.lock):
         if read_once(vcpu.gic.recall) != 0:
             list_registers.surrender(vcpu)
+    return held(vcpu.vm.vgic)
 
 
 @inline
-def release(vcpu: Vcpu) -> None:
-    lock.release(vcpu.vm.vgic.lock)
+@releases
+def release(gic: Held[Vgic]) -> None:
+    lock.release(gic.lock)
 
 
 def recall(vm: Vm, own: Vcpu | None) -> None:
@@ -345,11 +349,12 @@ def irq_line(vm: Vm, vcpu_index: u32, number: u64, level: u64) -> i64:
     if intid >= INTERRUPTS_MAX:
         return Error.INVALID_ARGS
     lock.acquire(gic.lock)
+    locked = held(gic)
     if level != 0:
         _rise(vm, spis, intid)
     else:
         _fall(vm, spis, intid)
-    lock.release(gic.lock)
+    release(locked)
     return Error.NO_ERROR
 
 
@@ -385,7 +390,7 @@ def send_sgi(vcpu: Vcpu, value: u64, group1: bool) -> None:
         targets = ~(u32(1) << vcpu.index)
     elif request.Aff1 != 0 or request.Aff2 != 0 or request.Aff3 != 0 or request.RS != 0:
         return
-    acquire(vcpu)
+    locked = acquire(vcpu)
     for i in range(VCPUS):
         if targets >> u32(i) & 1 != 0:
             target = vcpu.vm.vcpus[i]
@@ -394,7 +399,7 @@ def send_sgi(vcpu: Vcpu, value: u64, group1: bool) -> None:
                 if group1 or bank.group1 & bit == 0:
                     bank.latch |= bit
                     poke(target, vcpu)
-    release(vcpu)
+    release(locked)
 
 
 # The guest's side.
@@ -419,14 +424,14 @@ def flush(vcpu: Vcpu) -> None:
     """Before the guest goes on, if `dirty`: what is new goes into the list registers."""
     gic = vcpu.gic
     gic.dirty = 0  # before looking: who comes later sets it again
-    acquire(vcpu)
+    locked = acquire(vcpu)
     list_registers.reclaim(vcpu)
     if gic.stale != 0 or gic.private.latch & gic.private.listed != 0:
         list_registers.fold(vcpu)
     if gic.private.line != 0:
         timer.resample(vcpu)
     list_registers.fill(vcpu)
-    release(vcpu)
+    release(locked)
 
 
 @cold
@@ -434,11 +439,11 @@ def maintenance(vcpu: Vcpu) -> bool:
     """The GIC's maintenance interrupt: a level ended, or there is room for more.  False: neither, it isn't ours."""
     if sysreg.ICH_MISR_EL2 == 0:
         return False
-    acquire(vcpu)
+    locked = acquire(vcpu)
     list_registers.fold(vcpu)
     timer.resample(vcpu)
     list_registers.fill(vcpu)
-    release(vcpu)
+    release(locked)
     return True
 
 
@@ -450,20 +455,20 @@ def deliverable(vcpu: Vcpu) -> bool:
 
     The vCPU runs on this CPU.
     """
-    acquire(vcpu)
+    locked = acquire(vcpu)
     list_registers.fold(vcpu)
     vcpu.gic.dirty = 1
     timer.refresh(vcpu)
     found = _deliverable(vcpu, ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2))
-    release(vcpu)
+    release(locked)
     return found
 
 
 def sleeps(vcpu: Vcpu) -> bool:
     """A vCPU that left by WFI and does not run: is there still nothing to wake up for?"""
-    acquire(vcpu)
+    locked = acquire(vcpu)
     found = _deliverable(vcpu, ICH_VMCR_EL2(vcpu.gic.vmcr))
-    release(vcpu)
+    release(locked)
     return not found and timer.deadline(vcpu) != 0
 
 

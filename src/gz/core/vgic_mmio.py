@@ -229,7 +229,7 @@ def _in_bank(
     first = intid % BANK
     if not is_write and _RECALLS[row] & _READ == 0:
         return _GETTERS[row](bank, first, size)
-    vgic.acquire(vcpu)
+    locked = vgic.acquire(vcpu)
     result: u64 = 0
     if not is_write:
         _look(vcpu, owner, bank)
@@ -246,7 +246,7 @@ def _in_bank(
             if row == _ICACTIVER_ROW:
                 timer.deactivated(owner)
             vgic.poke(owner, vcpu)
-    vgic.release(vcpu)
+    vgic.release(locked)
     return result
 
 
@@ -309,7 +309,7 @@ def _control(vcpu: Vcpu, offset: u32, size: u32, is_write: bool, value: u64) -> 
 def _set_control(vcpu: Vcpu, enables: u32) -> None:
     """Every write has settled when the guest goes on: RWP is never seen set."""
     vm = vcpu.vm
-    vgic.acquire(vcpu)
+    locked = vgic.acquire(vcpu)
     if vm.vgic.control & ~enables != 0:
         vgic.recall(vm, vcpu)
     vm.vgic.control = enables
@@ -317,7 +317,7 @@ def _set_control(vcpu: Vcpu, enables: u32) -> None:
         other = vm.vcpus[i]
         if other is not None:
             vgic.poke(other, vcpu)
-    vgic.release(vcpu)
+    vgic.release(locked)
 
 
 def _router(vcpu: Vcpu, offset: u32, size: u32, is_write: bool, value: u64) -> u64:
@@ -331,13 +331,13 @@ def _router(vcpu: Vcpu, offset: u32, size: u32, is_write: bool, value: u64) -> u
         return route
     chosen = u32(value) & _IROUTER_IMPLEMENTED
     if chosen != route:
-        vgic.acquire(vcpu)
+        locked = vgic.acquire(vcpu)
         bit = u32(1) << (intid % BANK)
         if vgic.spi_bank(spis, intid).listed & bit != 0:
             vgic.recall(vcpu.vm, vcpu)
         vgic.route(vcpu.vm, spis, intid, chosen)
         vgic.notify(vcpu.vm, intid // BANK, bit, vcpu)
-        vgic.release(vcpu)
+        vgic.release(locked)
     return 0
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from gz.metal.assembly import assembly
 from gz.metal.errors import CompileError
-from gz.metal.functions import cold, const, export, extern, hook, inline, noinline
+from gz.metal.functions import cold, const, export, extern, hook, inline, noinline, releases
 from gz.metal.intrinsics import (
     address,
     byte_swap,
@@ -19,6 +19,7 @@ from gz.metal.intrinsics import (
     fetch_add,
     fetch_and,
     fetch_or,
+    held,
     load_acquire,
     log,
     mmio,
@@ -63,6 +64,7 @@ __all__ = [
     "fetch_add",
     "fetch_and",
     "fetch_or",
+    "held",
     "hook",
     "inline",
     "load_acquire",
@@ -80,6 +82,7 @@ __all__ = [
     "poke64",
     "popcount",
     "read_once",
+    "releases",
     "store_release",
     "trap",
     "unroll",

@@ -25,7 +25,7 @@ def _mark(function: F, mark: str) -> F:
 
 
 def marks(function: Any) -> frozenset[str]:
-    """The decorators of a function: export, extern, inline, noinline, cold, const."""
+    """The decorators of a function: export, extern, inline, noinline, cold, releases, const."""
     return getattr(function, _MARKS, frozenset())
 
 
@@ -56,6 +56,11 @@ def noinline(function: F) -> F:
 def cold(function: F) -> F:
     """Calls are unlikely: the way to them is laid out of line."""
     return _mark(function, "cold")
+
+
+def releases(function: F) -> F:
+    """The tokens (`Held[T]`) given to the function are gone for the caller."""
+    return _mark(function, "releases")
 
 
 def const(function: F) -> F:

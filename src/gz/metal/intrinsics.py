@@ -142,6 +142,12 @@ def address(reference: Any) -> Va:
 
 
 @intrinsic()
+def held(struct: L) -> L:
+    """The token `Held[T]` of a struct whose lock has just been taken. Nothing is checked."""
+    ...
+
+
+@intrinsic()
 def copy(target: T, source: T) -> None:
     """Copy a struct or an array of the same length; the two do not overlap."""
     ...

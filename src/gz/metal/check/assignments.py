@@ -26,6 +26,7 @@ from gz.bits.types import (
     Type,
 )
 from gz.metal import tree
+from gz.metal.check import tokens
 from gz.metal.check.conversion import EXACT, coerce, describe, integer_of, settle
 from gz.metal.check.scope import MISSING, Scope
 from gz.metal.check.static import static
@@ -132,11 +133,12 @@ def bind(scope: Scope, target: ast.Name, value: tree.Expression, source: ast.exp
         line = variable.at[0]
         hint = refusal.hint or f"{variable.name} is a {variable.type} since line {line}"
         raise Refusal(refusal.node, refusal.message, hint) from None
-    _remember(scope, variable, value)
+    _remember(scope, variable, value, source)
     return tree.Assign(scope.at(target), variable, fitted)
 
 
-def _remember(scope: Scope, variable: Variable, value: tree.Expression) -> None:
+def _remember(scope: Scope, variable: Variable, value: tree.Expression, source: ast.expr) -> None:
+    tokens.keep(scope, variable, value, source)
     scope.flow.assigned.add(variable)
     scope.flow.present.discard(variable)
     if isinstance(value.type, PointerType) and not value.type.nullable:
@@ -225,7 +227,7 @@ def annotated(scope: Scope, node: ast.AnnAssign) -> list[tree.Statement]:
         return []
     value = expressions.expression(scope, node.value, type)
     fitted = coerce(value, type, node.value)
-    _remember(scope, variable, value)
+    _remember(scope, variable, value, node.value)
     return [tree.Assign(scope.at(node.target), variable, fitted)]
 
 

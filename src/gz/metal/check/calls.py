@@ -33,6 +33,7 @@ from gz.bits.types import (
     Type,
 )
 from gz.metal import tree
+from gz.metal.check import tokens
 from gz.metal.check.conversion import EXACT, coerce, common, describe, integer_of, lower, settle, shown
 from gz.metal.check.scope import MISSING, Scope
 from gz.metal.check.static import static
@@ -129,7 +130,10 @@ def _call_function(
         missing = names[given.index(None)]
         raise Refusal(node, f"{name} takes {_count(len(parameters) - len(first))}: {missing} is missing")
     scope.calls.append((signature, node))
-    return tree.Call(signature.result, scope.at(node), signature, arguments)
+    given_by = {keyword.arg: keyword.value for keyword in node.keywords}
+    nodes = [*[node.func] * len(first), *node.args, *(given_by[name] for name in names if name in given_by)]
+    tokens.release(scope, signature, zip(arguments, nodes, strict=True))
+    return tokens.made(scope, tree.Call(signature.result, scope.at(node), signature, arguments), node)
 
 
 def _count(count: int) -> str:
@@ -148,6 +152,8 @@ def _through_table(scope: Scope, node: ast.Call, table: FunctionTable, access: a
             raise Refusal(access, f"{function.__qualname__} in this table takes other parameters than {type}")
         if signature.result != type.result and signature.result is not NEVER:
             raise Refusal(access, f"{function.__qualname__} in this table gives {signature.result}, not {type.result}")
+        if "releases" in signature.marks:
+            raise Refusal(access, f"{function.__qualname__} is @releases: it is called by name, not through a table")
         functions.append(signature)
         scope.calls.append((signature, node))
     word: Any = u64
@@ -164,7 +170,7 @@ def _through_table(scope: Scope, node: ast.Call, table: FunctionTable, access: a
         expressions.value(scope, argument, parameter)
         for argument, parameter in zip(node.args, type.parameters, strict=True)
     ]
-    return tree.CallTable(type.result, scope.at(node), table, functions, index, arguments)
+    return tokens.made(scope, tree.CallTable(type.result, scope.at(node), table, functions, index, arguments), node)
 
 
 def one_argument(scope: Scope, node: ast.Call, name: str) -> ast.expr:

@@ -15,6 +15,7 @@ from gz.bits.types import (
     ArrayType,
     BoolType,
     EnumType,
+    HeldType,
     IntType,
     PointerType,
     RegisterType,
@@ -153,6 +154,8 @@ def refuse_short_shift(value: tree.Expression, target: Type, node: ast.AST) -> N
 
 
 def _reference(value: tree.Expression, source: PointerType, target: Type, node: ast.AST) -> tree.Expression | None:
+    if isinstance(target, HeldType) and source.target == target.target:
+        raise Refusal(node, f"this {source} is not locked here", f"it takes the {target} that locking gives")
     if isinstance(target, PointerType) and source.target == target.target:
         if source.nullable and not target.nullable:
             raise may_be_none(node)

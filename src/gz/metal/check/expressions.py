@@ -21,6 +21,7 @@ from gz.bits.register import Register
 from gz.bits.storage import Storage, Table
 from gz.bits.types import BOOL, NEVER, NONE, ArrayType, EnumType, LayoutType, PointerType, TupleType, Type
 from gz.metal import tree
+from gz.metal.check import tokens
 from gz.metal.check.conditions import condition
 from gz.metal.check.conversion import EXACT, ExactType, coerce, common, describe, integer_of, settle
 from gz.metal.check.operators import binary, compare, logic, unary
@@ -113,6 +114,7 @@ def _name(scope: Scope, node: ast.Name, wanted: Type | None) -> tree.Expression:
     if item is not MISSING:
         return from_object(scope, item, node, wanted)
     variable = scope.local(node)
+    tokens.read(scope, variable, node)
     type = variable.type
     if isinstance(type, PointerType) and type.nullable and variable in scope.flow.present:
         type = PointerType(type.target)

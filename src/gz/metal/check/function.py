@@ -12,6 +12,7 @@ import gz.metal.check.statements as statements
 from gz.bits.annotation import AnnotationError, as_value, type_of
 from gz.bits.types import NEVER, NONE, ArrayType, LayoutType, PointerType, TupleType, Type
 from gz.metal import tree
+from gz.metal.check import tokens
 from gz.metal.check.assignments import refuse_shadow
 from gz.metal.check.scope import Scope
 from gz.metal.errors import CompileError, Refusal
@@ -94,6 +95,9 @@ def check(signature: Signature, declare: Declare) -> tree.Function:
     if "extern" in signature.marks:
         _check_extern(scope, definition)
     _check_outside(scope, definition)
+    wrong = tokens.check_releases(signature)
+    if wrong:
+        scope.report(Refusal(definition, wrong), definition)
     for variable, argument in zip(
         signature.parameters, [*definition.args.posonlyargs, *definition.args.args], strict=True
     ):
@@ -108,6 +112,10 @@ def check(signature: Signature, declare: Declare) -> tree.Function:
     if "extern" not in signature.marks:
         body = statements.block(scope, definition.body)
         if scope.flow.reachable and not scope.diagnostics:
+            try:
+                tokens.refuse_kept(scope, definition, f"at the end of {definition.name}")
+            except Refusal as refusal:
+                scope.report(refusal, definition)
             if signature.result is NEVER:
                 scope.report(
                     Refusal(definition, f"{definition.name} is declared NoReturn, but its end is reached"),

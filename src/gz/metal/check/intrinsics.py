@@ -16,6 +16,7 @@ from gz.bits.sysreg import SysReg
 from gz.bits.types import (
     NONE,
     ArrayType,
+    HeldType,
     LayoutType,
     PointerType,
     TupleType,
@@ -24,6 +25,7 @@ from gz.bits.types import (
     size_of,
 )
 from gz.metal import tree
+from gz.metal.check import tokens
 from gz.metal.check.conversion import coerce, describe, integer_of, settle
 from gz.metal.check.scope import MISSING, Scope
 from gz.metal.check.static import static
@@ -157,6 +159,17 @@ def _address(scope: Scope, node: ast.Call, intrinsic: Intrinsic) -> tree.Express
     return tree.Convert(_VA, at, reference)
 
 
+def _held(scope: Scope, node: ast.Call, intrinsic: Intrinsic) -> tree.Expression:
+    reference = expressions.expression(scope, node.args[0])
+    target = reference.type.target if isinstance(reference.type, PointerType) else None
+    if not isinstance(target, LayoutType) or target.window:
+        raise Refusal(node.args[0], f"held takes a struct, this is {describe(reference.type)}")
+    if isinstance(reference.type, HeldType):
+        raise Refusal(node.args[0], f"this is a {reference.type} already")
+    places.present(reference, node.args[0])
+    return tokens.made(scope, tree.Convert(HeldType(target), scope.at(node), reference), node)
+
+
 def _is_scalar_place(scope: Scope, node: ast.expr) -> bool:
     if not isinstance(node, ast.Attribute | ast.Subscript) or static(scope, node) is not MISSING:
         return False
@@ -264,6 +277,7 @@ _RULES: dict[str, Callable[[Scope, ast.Call, Intrinsic], tree.Expression]] = {
     "mmio": _mmio,
     "view": _view,
     "address": _address,
+    "held": _held,
     "count": _count,
     "sysreg_read": _sysreg_read,
     "sysreg_write": _sysreg_write,

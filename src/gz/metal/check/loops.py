@@ -13,6 +13,7 @@ import gz.metal.check.statements as statements
 from gz.bits.integers import u64
 from gz.bits.types import ArrayType, IntType, LayoutType, PointerType, Type
 from gz.metal import tree
+from gz.metal.check import tokens
 from gz.metal.check.assignments import declare, refuse_shadow
 from gz.metal.check.conditions import condition
 from gz.metal.check.conversion import EXACT, coerce, common, describe, integer_of, settle
@@ -43,11 +44,14 @@ def _forget(scope: Scope, body: Iterable[ast.stmt]) -> None:
             scope.flow.present.discard(variable)
 
 
-def _body(scope: Scope, body: list[ast.stmt]) -> tuple[list[tree.Statement], Loop]:
-    loop = Loop()
+def _body(scope: Scope, body: list[ast.stmt], node: ast.For | ast.While) -> tuple[list[tree.Statement], Loop]:
+    loop, before = Loop(), scope.flow.copy()
     scope.loops.append(loop)
     found = statements.block(scope, body)
     scope.loops.pop()
+    if not scope.diagnostics:
+        place = node.test if isinstance(node, ast.While) else node.target
+        tokens.refuse_changed(scope, before, [*loop.turns, scope.flow], place)
     return found, loop
 
 
@@ -71,7 +75,7 @@ def while_loop(scope: Scope, node: ast.While) -> list[tree.Statement]:
         raise Refusal(node.test, "this loop never runs")
     before = scope.flow.copy()
     scope.flow.present |= test.if_true
-    body, loop = _body(scope, node.body)
+    body, loop = _body(scope, node.body, node)
     end = Flow.nowhere() if test.always else before
     end.present |= test.if_false
     _behind(scope, end, loop)
@@ -139,7 +143,7 @@ def _counted(scope: Scope, node: ast.For, source: ast.Call) -> list[tree.Stateme
     _forget(scope, node.body)
     before = scope.flow.copy()
     scope.flow.assigned.add(variable)
-    body, loop = _body(scope, node.body)
+    body, loop = _body(scope, node.body, node)
     _behind(scope, before, loop)
     return [tree.Count(at, variable, start, stop, step, body)]
 
@@ -177,7 +181,7 @@ def _array(scope: Scope, node: ast.For, numbered: ast.Call | None) -> list[tree.
     _forget(scope, node.body)
     before = scope.flow.copy()
     scope.flow.assigned |= {variable} | ({counter} if counter is not None else set())
-    body, loop = _body(scope, node.body)
+    body, loop = _body(scope, node.body, node)
     _behind(scope, before, loop)
     return [tree.Iterate(at, variable, index, counter, count, holder, value, element, body)]
 

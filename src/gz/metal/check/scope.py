@@ -12,7 +12,7 @@ from typing import Any
 from gz.bits.annotation import LAYOUTS
 from gz.bits.types import Type
 from gz.metal.errors import Diagnostic, Poisoned, Refusal, similar
-from gz.metal.tree import Position, Signature, Variable
+from gz.metal.tree import Expression, Position, Signature, Variable
 
 MISSING: Any = object()
 
@@ -24,9 +24,12 @@ class Flow:
     assigned: set[Variable] = field(default_factory=set)
     present: set[Variable] = field(default_factory=set)
     reachable: bool = True
+    #: Locals that hold a token, and those that hold one on some way.
+    held: set[Variable] = field(default_factory=set)
+    maybe_held: set[Variable] = field(default_factory=set)
 
     def copy(self) -> Flow:
-        return Flow(set(self.assigned), set(self.present), self.reachable)
+        return Flow(set(self.assigned), set(self.present), self.reachable, set(self.held), set(self.maybe_held))
 
     def merge(self, other: Flow) -> Flow:
         """What holds if control came one way or the other."""
@@ -34,7 +37,12 @@ class Flow:
             return other.copy()
         if not other.reachable:
             return self.copy()
-        return Flow(self.assigned & other.assigned, self.present & other.present)
+        return Flow(
+            self.assigned & other.assigned,
+            self.present & other.present,
+            held=self.held & other.held,
+            maybe_held=self.maybe_held | other.maybe_held,
+        )
 
     @staticmethod
     def nowhere() -> Flow:
@@ -66,6 +74,8 @@ class Scope:
         self.loops: list[Loop] = []
         self.diagnostics: list[Diagnostic] = []
         self.calls: list[tuple[Signature, Any]] = []
+        #: Tokens that the statement being checked has made and not yet given to a local.
+        self.loose: list[tuple[Expression, ast.Call]] = []
         self.local_names = assigned_names(self.source.definition)
         self.globals = self.function.__globals__
         cells = zip(self.function.__code__.co_freevars, self.function.__closure__ or (), strict=False)

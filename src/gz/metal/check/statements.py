@@ -15,6 +15,7 @@ import gz.metal.check.matching as matching
 from gz.bits.intrinsic import Intrinsic
 from gz.bits.types import NEVER, NONE
 from gz.metal import tree
+from gz.metal.check import tokens
 from gz.metal.check.conditions import Condition, condition
 from gz.metal.check.conversion import shown
 from gz.metal.check.scope import Flow, Scope
@@ -43,6 +44,7 @@ def block(scope: Scope, body: Sequence[ast.stmt]) -> list[tree.Statement]:
 
 def _poison(scope: Scope, node: ast.stmt) -> None:
     """What a refused statement would have bound is not complained about again."""
+    scope.loose.clear()
     for part in ast.walk(node):
         if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
             variable = scope.variables.get(part.id)
@@ -50,6 +52,7 @@ def _poison(scope: Scope, node: ast.stmt) -> None:
                 scope.poisoned.add(part.id)
             else:
                 scope.flow.assigned.add(variable)
+                scope.flow.held.add(variable)
         if isinstance(part, ast.Name) and part.id in scope.variables:
             scope.flow.present.add(scope.variables[part.id])
 
@@ -59,7 +62,9 @@ def statement(scope: Scope, node: ast.stmt) -> list[tree.Statement]:
     if rule is None:
         name = _NAMES.get(type(node), type(node).__name__)
         raise Refusal(node, f"{name} is not in the language", _HINTS.get(type(node), ""))
-    return rule(scope, node)
+    found = rule(scope, node)
+    tokens.refuse_loose(scope)
+    return found
 
 
 def _expression(scope: Scope, node: ast.Expr) -> list[tree.Statement]:
@@ -176,6 +181,9 @@ def _return(scope: Scope, node: ast.Return) -> list[tree.Statement]:
         raise Refusal(node.value, f"{name} gives nothing", "annotate the result: -> …")
     else:
         value = expressions.value(scope, node.value, result)
+        tokens.give(scope, value, node.value)
+    if not scope.diagnostics:
+        tokens.refuse_kept(scope, node, "at this return")
     scope.flow = Flow.nowhere()
     return [tree.Return(scope.at(node), value)]
 

@@ -53,7 +53,7 @@ def memory_type(type: Type) -> str:
 
 def alignment(type: Type) -> int:
     """Of a local variable."""
-    return 8 if isinstance(type, ArrayType | TupleType) else align_of(type)
+    return 8 if isinstance(type, ArrayType | TupleType | PointerType) else align_of(type)
 
 
 def is_signed(type: Type) -> bool:
