@@ -10,6 +10,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+from gz.bits import i8, i16, i32, i64, u8, u16, u32, u64
+
 TYPES = {
     "u8": (8, False),
     "u16": (16, False),
@@ -77,6 +79,12 @@ def least(kind: str) -> int:
 def most(kind: str) -> int:
     bits, signed = TYPES[kind]
     return (1 << bits - signed) - 1
+
+
+_CONVERSIONS = {
+    "u8": u8, "u16": u16, "u32": u32, "u64": u64, "i8": i8, "i16": i16, "i32": i32, "i64": i64,
+    "byte_swap": int,
+}  # fmt: skip
 
 
 @dataclass
@@ -215,7 +223,7 @@ class Generator:
         operator = self.rng.choice(("//", "%"))
         a, b = self.operands(kind, depth)
         try:
-            zero = eval(b.metal, dict.fromkeys(TYPES, int)) == 0
+            zero = eval(b.metal, dict(_CONVERSIONS)) == 0
         except (NameError, ZeroDivisionError):
             zero = False
         if zero:  # the compiler refuses it
@@ -299,7 +307,8 @@ class Generator:
         for _ in range(count):
             rules = [
                 self.assign, self.assign, self.declare, self.declare, self.store, self.store, self.update, self.branch,
-                self.loop, self.iterate, self.matching, self.unrolled, self.place_update, self.field, self.unpack, self.pointer, self.pointer,
+                self.loop, self.iterate, self.matching, self.unrolled, self.place_update, self.field, self.unpack,
+                self.pointer, self.pointer,
             ]  # fmt: skip
             self.rng.choice(rules)(indent)
 
@@ -389,7 +398,8 @@ class Generator:
         self.emit(indent, f"{name} = {self.state()}.other")
         if self.rng.random() < 0.3:
             test = self.condition(1)
-            self.emit(indent, f"if {name} is not None and {test.metal}:", f"if {name} is not None and {test.model}:")
+            start = f"if {name} is not None and"
+            self.emit(indent, f"{start} {test.metal}:", f"{start} {test.model}:")
         else:
             self.emit(indent, f"if {name} is not None:")
         if self.rng.random() < 0.3:
