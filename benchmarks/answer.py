@@ -9,10 +9,10 @@ from gz.abi.exits import ExitReason
 from gz.abi.kvm import KvmExit, KvmRun
 from gz.abi.run import RunPage
 from gz.arm64.insn import svc
-from gz.bits import Va, i64, u64
+from gz.bits import i64, u64
 from gz.driver import kvm_run as kvm
 from gz.driver.call import run_on
-from gz.driver.shared import Shared
+from gz.driver.shared import Entry
 from gz.metal import export, read_once
 from gz.vmm.maps import VIRT
 
@@ -20,10 +20,11 @@ VIRTIO_MAGIC = 0x7472_6976  # "virt" (VIRTIO 1.3, 4.2.2)
 
 
 @export
-def doorbell_run(page: Va, vcpu: u64, run: RunPage, shared: Shared) -> u64:
+def doorbell_run(entry: Entry) -> u64:
     """As gz.driver.call.doorbell_run, but for those reads."""
+    run = entry.run
     while True:
-        reason = run_on(page, vcpu, run, shared)
+        reason = run_on(entry)
         if reason != ExitReason.MMIO or run.mmio.phys_addr != VIRT.virtio or run.mmio.is_write != 0:
             return reason
         run.mmio.data = VIRTIO_MAGIC

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import errno
 import os
+from array import array
 from collections.abc import Callable
 
 import pytest
@@ -17,7 +18,7 @@ from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, RunPage
 from gz.driver import call
 from gz.driver.eventfds import watch
 from gz.driver.interface import INTERRUPTED
-from gz.driver.shared import ASLEEP, AWAKE, RUNG, WATCHES_MAX, Shared
+from gz.driver.shared import ASLEEP, AWAKE, RUNG, WATCHES_MAX, Entry, Shared
 from gz.metal.program import Program
 
 DOORBELL = 0xFFFF_8000_1000
@@ -81,7 +82,9 @@ class World:
         return self.area.address + Shared.offset("sleeps") + 24 * index
 
     def go(self) -> int:
-        return self.jit.fn(call.doorbell_run)(DOORBELL, VCPU, self.run, self.shared)
+        entry = self.jit.buffer(Entry.size)
+        entry.memory.cast("Q")[:] = memoryview(array("Q", (DOORBELL, VCPU, self.pages.address, self.area.address)))
+        return self.jit.raw("gz.driver.call.doorbell_run")(entry.address)
 
     def idle(self, ticks: int, migrate: int = 1) -> Callable[[], int]:
         def step() -> int:

@@ -14,7 +14,7 @@ from gz.arm64.insn import dc, dmb, doorbell, dsb, isb, svc
 from gz.arm64.sysreg import sysreg
 from gz.bits import Array, Struct, Va, array, u64
 from gz.driver.interface import INTERRUPTED
-from gz.driver.shared import ASLEEP, AWAKE, RUNG, Shared, Sleep
+from gz.driver.shared import ASLEEP, AWAKE, RUNG, Entry, Shared, Sleep
 from gz.metal import address, compare_exchange, exchange, export, read_once, view, write_once
 
 RUN = smc64(Call.RUN)
@@ -50,9 +50,9 @@ def doorbell_call3(page: Va, function: u64, x1: u64, x2: u64, x3: u64) -> u64:
 
 
 @export
-def doorbell_run(page: Va, vcpu: u64, run: RunPage, shared: Shared) -> u64:
-    """Runs a vCPU (a VcpuTuple) until there is something for Python: gives the exit reason, or INTERRUPTED."""
-    return run_on(page, vcpu, run, shared)
+def doorbell_run(entry: Entry) -> u64:
+    """Runs a vCPU until there is something for Python: gives the exit reason, or INTERRUPTED."""
+    return run_on(entry)
 
 
 @export
@@ -61,11 +61,12 @@ def doorbell_wake(shared: Shared) -> None:
     wake(shared, VCPUS_MAX)
 
 
-def run_on(page: Va, vcpu: u64, run: RunPage, shared: Shared) -> u64:
+def run_on(entry: Entry) -> u64:
     """Serves what gzvm version 13 serves by itself: interrupts of the host, sleeping, waking, ioeventfds.
 
     The core looks at `immediate_exit` itself whenever the store is executed, so a signal that is taken
     between two instructions here is not lost."""
+    page, vcpu, run, shared = entry.page, entry.vcpu, entry.run, entry.shared
     index = vcpu & 0xFFFF
     while True:
         _, reason, _, _ = doorbell(page, RUN, vcpu)

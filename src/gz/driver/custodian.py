@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import select
-import shutil
 import signal
 import socket
 import struct
@@ -100,9 +99,17 @@ def clean_up(core: Core, path: Path, record: Record) -> bool:
     """Destroys a record's VM, then removes its files, then the record; False if the core keeps the VM."""
     if record.vmid is not None and not destroy(core, record.vmid):
         return False
-    shutil.rmtree(record.pages, ignore_errors=True)
+    _remove(Path(record.pages))
     path.unlink(missing_ok=True)
     return True
+
+
+def _remove(pages: Path) -> None:
+    """A directory of files; most of them may be gone."""
+    with suppress(FileNotFoundError):
+        for file in pages.iterdir():
+            file.unlink(missing_ok=True)
+        pages.rmdir()
 
 
 def recover(core: Core, records: Path) -> list[Path]:

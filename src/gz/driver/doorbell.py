@@ -68,7 +68,8 @@ class Doorbell:
         word = ctypes.c_uint64
         self._page_address = word(page + abi.STORE_OFFSET)
         self._call = _function(slow.doorbell_call, None, word, ctypes.c_void_p)
-        self._run = _function(slow.doorbell_run, word, word, word, word, word)
+        self._run = slow.doorbell_run
+        self._run.restype = word  # and no argument types: its one argument needs no conversion
         self.wake = _function(quick.doorbell_wake, None, word)
         self._call3 = _function(quick.doorbell_call3, word, word, word, word, word, word)
         self._clean = _function(slow.clean_memory, None, word, word)
@@ -86,8 +87,8 @@ class Doorbell:
         return frame[0], frame[1], frame[2], frame[3]
 
     def runner(self, vcpu: int, page_address: int, shared_address: int) -> Callable[[], int]:
-        # The arguments are converted now and not at every exit.
-        return partial(self._run, self._page_address, *map(ctypes.c_uint64, (vcpu, page_address, shared_address)))
+        entry = (ctypes.c_uint64 * 4)(self._page_address.value, vcpu, page_address, shared_address)
+        return partial(self._run, ctypes.byref(entry))
 
     def irq_line(self, vcpu: int, number: int, level: int) -> int:
         return self._call3(self._page_address, _IRQ_LINE, vcpu, number, level)

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from gz.abi.calls import VCPUS_MAX
-from gz.bits import Array, Struct, array, i32, u32, u64
+from gz.abi.run import RunPage
+from gz.bits import Array, Ptr, Struct, Va, array, i32, u32, u64
 
 AWAKE, RUNG, ASLEEP = range(3)
 """`Sleep.state`. RUNG: something happened, the next sleep ends at once."""
@@ -45,3 +46,14 @@ class Shared(Struct):
     """What is written to eventfds: 1."""
     watch_count: u32
     watches: Array[Watch] = array(WATCHES_MAX)
+
+
+class Entry(Struct):
+    """What RUN of one vCPU needs, addresses of this process: ctypes passes one argument faster than four."""
+
+    page: Va
+    """Where the doorbell is mapped."""
+    vcpu: u64
+    """A VcpuTuple."""
+    run: Ptr[RunPage]
+    shared: Ptr[Shared]

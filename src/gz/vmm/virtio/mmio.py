@@ -130,10 +130,12 @@ class MmioTransport:
             self._writers[register] = self._address_setter(name, shift)
 
     def read(self, offset: int, size: int) -> int:
+        reader = self._readers.get(offset)
+        if reader is not None:
+            return reader() if size == 4 else 0
         if offset >= CONFIG:
             return int.from_bytes(self.device.config[offset - CONFIG : offset - CONFIG + size], "little")
-        reader = self._readers.get(offset)
-        return 0 if reader is None or size != 4 else reader()
+        return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
         writer = self._writers.get(offset)
