@@ -8,6 +8,7 @@ import os
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import libfdt
 import pytest
@@ -60,7 +61,7 @@ def test_dtc_finds_nothing_wrong(tmp_path: Path) -> None:
 
 
 def test_tree_names_cpus_and_command_line() -> None:
-    tree = libfdt.Fdt(write_tree(8, fdt.Boot("x" * 3000)))
+    tree: Any = libfdt.Fdt(write_tree(8, fdt.Boot("x" * 3000)))
     chosen = tree.path_offset("/chosen")
     assert tree.getprop(chosen, "bootargs").as_str() == "x" * 3000
     assert len(tree.getprop(chosen, "rng-seed")) == 64 and len(tree.getprop(chosen, "kaslr-seed")) == 8

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import libfdt
 import pytest
@@ -90,7 +91,7 @@ def test_it_starts_as_linux_wants_it(host: Host) -> None:
     ram = vm.memory[RAM]
     assert bytes(ram[0x20_0000:0x30_0000]) == host.kernel.read_bytes()
     assert vm.dtb is not None and vm.dtb[0] == RAM
-    tree = libfdt.Fdt(bytes(ram[: vm.dtb[1]]))
+    tree: Any = libfdt.Fdt(bytes(ram[: vm.dtb[1]]))
     assert tree.getprop(tree.path_offset("/memory@40000000"), "reg")[-4:] == struct.pack(">I", 16 << 20)
 
 
