@@ -11,7 +11,6 @@ from __future__ import annotations
 import ctypes
 import functools
 import mmap
-import os
 import signal
 import struct
 from collections.abc import Iterable, Sequence
@@ -343,13 +342,9 @@ def shared_page() -> memoryview:
         old = ctypes.c_void_p(old_actions + SIGACTION_SIZE * number)
         if ctypes.CDLL(None).sigaction(int(number), action, old) != 0:
             raise OSError(f"sigaction({number.name}) failed")
-    _start_ticks()
-    os.register_at_fork(after_in_child=_start_ticks)
-    return words
-
-
-def _start_ticks() -> None:
+    # Only for this process: a child that went on to be another program would die of its first SIGPROF.
     signal.setitimer(signal.ITIMER_PROF, TICK_SECONDS, TICK_SECONDS)
+    return words
 
 
 _ENGINES: list[llvm.ExecutionEngine] = []  # the handlers' code
