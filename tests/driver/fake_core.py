@@ -177,9 +177,6 @@ class FakeCore:
     def barrier(self) -> None:
         pass
 
-    def clean(self, memory: memoryview) -> None:
-        pass
-
     def counter(self, physical: bool) -> int:
         return 0x9_0000_0000 if physical else 0x5_0000_0010
 

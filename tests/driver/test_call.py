@@ -29,7 +29,7 @@ FUTEX_PRIVATE = 128
 
 @pytest.fixture(scope="module")
 def jit():
-    roots = [call.doorbell_call, call.doorbell_call3, call.doorbell_run, call.doorbell_wake, call.clean_memory]
+    roots = [call.doorbell_call, call.doorbell_call3, call.doorbell_run, call.doorbell_wake]
     return Program(roots).jit()
 
 
@@ -247,12 +247,3 @@ def test_watches_do_not_overlap_or_overflow() -> None:
         watch(shared, 0x3000 + index, 4, os.O_RDONLY, None)
     with pytest.raises(ValueError, match="at most 64"):
         watch(shared, 0x9000, 4, 5, None)
-
-
-def test_cleaning_touches_every_line(jit) -> None:
-    jit.sysregs.CTR_EL0 = 4 << 16
-    jit.clear_events()
-    jit.fn(call.clean_memory)(0x1_0010, 0x81)
-    lines = [event.value for event in jit.events if event.name == "dc cvac"]
-    assert lines == [0x1_0000, 0x1_0040, 0x1_0080]
-    assert jit.events[-1].name == "dsb ish"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver's compiled part, in metal: a C library for the host, beside this module as `_driver.so`.
 
-A doorbell call has to be one plain store that can be executed again, and the barriers and cache maintenance
-that guest memory needs have no Python spelling. `gz.driver.doorbell` loads the library; nothing in the host
+A doorbell call has to be one plain store that can be executed again, and the barriers that guest memory needs
+have no Python spelling. `gz.driver.doorbell` loads the library; nothing in the host
 imports this module."""
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from gz.abi.calls import VCPUS_MAX, Call, smc64
 from gz.abi.exits import ExitReason
 from gz.abi.run import HWSTATE_OFFSET, HwState, RunPage
-from gz.arm64.insn import dc, dmb, doorbell, dsb, isb, svc
+from gz.arm64.insn import dmb, doorbell, isb, svc
 from gz.arm64.sysreg import sysreg
 from gz.bits import Array, Struct, Va, array, u64
 from gz.driver.interface import INTERRUPTED
@@ -121,18 +121,6 @@ def wake(shared: Shared, but: u64) -> None:
 @export
 def memory_barrier() -> None:
     dmb("ish")
-
-
-@export
-def clean_memory(start: Va, size: u64) -> None:
-    """Cleans the data cache to the point of coherency, for a guest that starts with its caches off."""
-    line = u64(4) << (sysreg.CTR_EL0 >> 16 & 15)  # DminLine, log2 of words
-    end = start + size
-    at = Va(u64(start) & ~(line - 1))
-    while at < end:
-        dc("cvac", at)
-        at = at + line
-    dsb("ish")
 
 
 @export

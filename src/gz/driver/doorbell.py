@@ -47,10 +47,6 @@ class Core(Protocol):
 
     def barrier(self) -> object: ...
 
-    def clean(self, memory: memoryview) -> None:
-        """Cleans memory to the point of coherency."""
-        ...
-
     def counter(self, physical: bool) -> int: ...
 
 
@@ -72,7 +68,6 @@ class Doorbell:
         self._run.restype = word  # and no argument types: its one argument needs no conversion
         self.wake = _function(quick.doorbell_wake, None, word)
         self._call3 = _function(quick.doorbell_call3, word, word, word, word, word, word)
-        self._clean = _function(slow.clean_memory, None, word, word)
         self._counters = (
             _function(quick.virtual_counter, word),
             _function(quick.physical_counter, word),
@@ -92,9 +87,6 @@ class Doorbell:
 
     def irq_line(self, vcpu: int, number: int, level: int) -> int:
         return self._call3(self._page_address, _IRQ_LINE, vcpu, number, level)
-
-    def clean(self, memory: memoryview) -> None:
-        self._clean(ctypes.addressof(ctypes.c_char.from_buffer(memory)), memory.nbytes)
 
     def counter(self, physical: bool) -> int:
         return self._counters[physical]()

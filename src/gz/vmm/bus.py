@@ -56,19 +56,6 @@ class Bus:
             self.windows[granule] = row
             self._names[granule] = name
 
-    def read(self, address: int, size: int) -> int:
-        """What a load of `size` bytes gives, cut to that size."""
-        window = self.windows.get(address >> GRANULE_BITS)
-        value = self.unmatched(address, size, None) if window is None else window[1](address - window[0], size)
-        return value & ((1 << 8 * size) - 1)
-
-    def write(self, address: int, size: int, value: int) -> None:
-        window = self.windows.get(address >> GRANULE_BITS)
-        if window is None:
-            self.unmatched(address, size, value)
-        else:
-            window[2](address - window[0], size, value)
-
     def unmatched(self, address: int, size: int, written: int | None) -> int:
         """The value of a load nobody answers; each 4 KiB page is reported once."""
         page = address >> 12

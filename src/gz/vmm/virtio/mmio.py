@@ -93,7 +93,6 @@ class MmioTransport:
         self._log = log
         self._isr = 0
         self._isr_lock = threading.Lock()
-        self.generation = 0
         self._clear()
         device.connect(self._interrupt_used, self._fail)
         self._readers: dict[int, Callable[[], int]] = {
@@ -113,7 +112,7 @@ class MmioTransport:
             Reg.SHM_LEN_HIGH: lambda: 0xFFFF_FFFF,
             Reg.SHM_BASE_LOW: lambda: 0xFFFF_FFFF,
             Reg.SHM_BASE_HIGH: lambda: 0xFFFF_FFFF,
-            Reg.CONFIG_GENERATION: lambda: self.generation,
+            Reg.CONFIG_GENERATION: lambda: 0,  # no configuration changes while its guest lives
         }
         self._writers: dict[int, Callable[[int], None]] = {
             Reg.DEVICE_FEATURES_SEL: self._select_device_features,
@@ -141,12 +140,6 @@ class MmioTransport:
         writer = self._writers.get(offset)
         if writer is not None and size == 4:
             writer(value)
-
-    def change_config(self, config: bytes) -> None:
-        """Gives the device another configuration and tells the driver."""
-        self.device.config = config
-        self.generation = (self.generation + 1) & 0xFFFF_FFFF
-        self._interrupt(CONFIG_CHANGE)
 
     def _clear(self) -> None:
         self.status = Status(0)
