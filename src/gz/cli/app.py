@@ -14,11 +14,12 @@ from gz.cli.report import command
 app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,  # importing rich takes longer than all else that --help does
     context_settings={"help_option_names": ["-h", "--help"]},
     help="GenieZone in Python: a type-1 hypervisor for Arm64, and virtual machines on it.",
 )
-board = typer.Typer(no_args_is_help=True, help="The emulated board and its host VM.")
-bench = typer.Typer(no_args_is_help=True, help="What things cost, in instructions.")
+board = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="The emulated board and its host VM.")
+bench = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="What things cost, in instructions.")
 app.add_typer(board, name="board")
 app.add_typer(bench, name="bench")
 

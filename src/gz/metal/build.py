@@ -86,7 +86,7 @@ def build(program: str = "gz.core") -> Built:
                 os.utime(directory)
                 return Built(found, fresh=False)
             unfinished = builds / "unfinished"
-            _compile_apart(program, unfinished)
+            _compile_apart(program, unfinished, builds / "objects")
             if fingerprint(program) == state:
                 shutil.rmtree(directory, ignore_errors=True)
                 unfinished.rename(directory)
@@ -97,13 +97,13 @@ def build(program: str = "gz.core") -> Built:
         raise BuildError(f"the sources of {program} change faster than they compile")
 
 
-def _compile_apart(program: str, directory: Path) -> None:
+def _compile_apart(program: str, directory: Path, objects: Path) -> None:
     """Compile in a fresh interpreter: what this one has imported may be older than the sources on the disk."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     path = os.pathsep.join([str(SOURCES.parent), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "gz.metal.build", program, str(directory)],
+        [sys.executable, "-P", "-m", "gz.metal.build", program, str(directory), str(objects)],
         check=False,
         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
         stdin=subprocess.DEVNULL,
@@ -143,20 +143,21 @@ def load_program(program: str) -> list[types.ModuleType]:
     return [module for name, module in sorted(sys.modules.items()) if name.startswith(family)]
 
 
-def compile_program(program: str, directory: Path) -> None:
-    """Compile and link in this interpreter: core.elf, core.img and report.json in the directory."""
+def compile_program(program: str, directory: Path, objects: Path | None = None) -> None:
+    """Compile and link in this interpreter: core.elf, core.img and report.json in the directory; `objects` keeps
+    what need not be compiled again."""
     began = time.perf_counter()
     modules = load_program(program)
     own_stacks: dict[str, int] = {}
     for module in modules:
         own_stacks.update(getattr(module, "OWN_STACKS", {}))
-    made = Program([], modules).image(directory, own_stacks=own_stacks)
+    made = Program([], modules).image(directory, own_stacks=own_stacks, kept=objects or directory / "objects")
     report = asdict(made.report) | {"seconds": round(time.perf_counter() - began, 3)}
     (directory / "report.json").write_text(json.dumps(report))
 
 
 if __name__ == "__main__":
     try:
-        compile_program(sys.argv[1], Path(sys.argv[2]))
+        compile_program(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
     except (CompileError, CheckError, zig.ToolError, OSError) as error:
         sys.exit(str(error))

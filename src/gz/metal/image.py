@@ -12,6 +12,7 @@ from pathlib import Path
 from gz.metal import elf, names, zig
 from gz.metal.assembly import Assembly
 from gz.metal.layout import LINK_ADDRESS, PAGE, STACK_COUNT, STACK_SIZE, STACK_STRIDE
+from gz.metal.objects import compile_parts
 from gz.metal.symbols import Symbols
 
 TARGET = "aarch64-none-elf"
@@ -90,18 +91,24 @@ def build(
     stack_count: int = STACK_COUNT,
     stack_size: int = STACK_SIZE,
     own_stacks: Mapping[str, int] | None = None,
+    kept: Path | None = None,
 ) -> Image:
     """Compile, link and check. `own_stacks`: the size of the stack that assembly sets up for a function it
-    calls there. zig.ToolError or elf.CheckError; then no finished output is left."""
+    calls there. `kept`: compile in parts and hold their objects there. zig.ToolError or elf.CheckError; then no
+    finished output is left."""
     began = time.perf_counter()
     directory.mkdir(parents=True, exist_ok=True)
     linked, flat = directory / f"{name}.elf", directory / f"{name}.img"
     linked.unlink(missing_ok=True)
     flat.unlink(missing_ok=True)
 
-    (directory / f"{name}.ll").write_text(ir)
-    zig.compile_ir(f"{name}.ll", TARGET, f"{name}.o", directory, ["-fno-pic", "-mcmodel=small"])
-    objects = [f"{name}.o"]
+    options = ["-fno-pic", "-mcmodel=small"]
+    if kept is None:
+        objects = [f"{name}.o"]
+        (directory / f"{name}.ll").write_text(ir)
+        zig.compile_ir(f"{name}.ll", TARGET, objects[0], directory, options)
+    else:
+        objects = compile_parts(ir, TARGET, name, directory, options, kept)
     if assembly:
         pieces = [f'# {piece.line} "{piece.file}"\n.text\n{piece.text}\n' for piece in assembly]
         (directory / f"{name}-vectors.s").write_text("".join(pieces))

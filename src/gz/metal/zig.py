@@ -11,6 +11,18 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+# Without trap-unreachable a function that ends in `unreachable` runs on into what is linked behind it.
+OPTIONS = (
+    "-O2",
+    "-ffreestanding",
+    "-ffunction-sections",
+    "-fdata-sections",
+    "-fstack-size-section",
+    "-mllvm",
+    "-trap-unreachable",
+    "-Wno-override-module",
+)
+
 
 class ToolError(Exception):
     """A tool refused its input or could not be started; the text is the tool's own, first line first."""
@@ -61,19 +73,7 @@ def run(tool: str, arguments: Sequence[str], directory: Path) -> None:
 
 def compile_ir(source: str, target: str, output: str, directory: Path, options: Sequence[str] = ()) -> None:
     """Text IR to an object. CPU features are the functions' own attributes."""
-    # Without trap-unreachable a function that ends in `unreachable` runs on into what is linked behind it.
-    options = [
-        "-O2",
-        "-ffreestanding",
-        "-ffunction-sections",
-        "-fdata-sections",
-        "-fstack-size-section",
-        "-mllvm",
-        "-trap-unreachable",
-        "-Wno-override-module",
-        *options,
-    ]
-    run("clang", [f"--target={target}", *options, "-x", "ir", "-c", source, "-o", output], directory)
+    run("clang", [f"--target={target}", *OPTIONS, *options, "-x", "ir", "-c", source, "-o", output], directory)
 
 
 def assemble(source: str, target: str, output: str, directory: Path) -> None:
