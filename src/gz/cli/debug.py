@@ -8,6 +8,7 @@ import signal
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 
 from gz.board.host_vm import Software
 from gz.board.qemu import Machine, Qemu, require_qemu
@@ -76,5 +77,9 @@ def run_gdb(core: Path, target: str, arguments: Sequence[str]) -> int:
     if "-batch" not in arguments:
         say(f"try: {HINTS}")
     # Ctrl-C is gdb's: it stops the machine. A handler of ours, unlike ignoring, does not reach the child.
-    signal.signal(signal.SIGINT, lambda *_: None)
+    signal.signal(signal.SIGINT, go_on)
     return subprocess.call([*command, *arguments])
+
+
+def go_on(_: int, __: FrameType | None) -> None:
+    """The signal was for somebody else."""

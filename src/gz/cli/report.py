@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import wraps
 from types import FrameType
@@ -105,7 +105,7 @@ class Steps:
 
 
 @contextmanager
-def progress() -> Iterator[Steps]:
+def progress() -> Generator[Steps]:
     """Steps that end with the block."""
     steps = Steps()
     try:

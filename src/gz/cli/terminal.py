@@ -12,7 +12,7 @@ import sys
 import termios
 import threading
 import tty
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 ESCAPE = b"\x01"
@@ -50,7 +50,7 @@ class Keys:
 
 
 @contextmanager
-def raw_terminal() -> Iterator[bool]:
+def raw_terminal() -> Generator[bool]:
     """Standard input without line editing and signals while it is a terminal; whether it is one."""
     if not sys.stdin.isatty():
         yield False
