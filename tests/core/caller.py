@@ -7,11 +7,13 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from el2 import BLOCK, CORE, LOW, PAGE, Machine
+from el2 import BLOCK, CORE, FRAME_COUNT, FRAMES, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE, Machine
 from walker import leaves
 
 import gz.core.calls as calls
 import gz.core.enter as enter
+import gz.core.host as host
+import gz.core.sharing as sharing
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
 from gz.abi.calls import Call, smc64
@@ -21,6 +23,7 @@ from gz.metal.values import address_of
 
 WORD = (1 << 64) - 1
 SPURIOUS = 1023
+HOST_FRAMES = 4  # of the host's stage 2: two roots, the core's GiB, the doorbell's 2 MiB
 
 
 class Host:
@@ -28,13 +31,31 @@ class Host:
 
     def __init__(self, *roots: Callable[..., Any]) -> None:
         nothing = dict.fromkeys(("fp_save", "fp_load", "sve_save", "sve_load"), lambda *_: None)
-        functions = (calls.hypercall, enter.lower_irq, slots.relinquish, stage2.vttbr, stage2.vtcr, *roots)
+        functions = (
+            calls.hypercall,
+            enter.lower_irq,
+            slots.relinquish,
+            sharing.show,
+            sharing.hide,
+            stage2.vttbr,
+            stage2.vtcr,
+            host.create_stage2,
+            *roots,
+        )
         self.machine = Machine(*functions, externs=nothing)
         self.jit = self.machine.jit
         self.redistributor = self.jit.buffer(0x2_0000)
 
-    def reset(self, **options: int) -> None:
-        self.machine.reset(**options)
+    def reset(self, frame_count: int = FRAME_COUNT - HOST_FRAMES) -> None:
+        """With so many frames for VMs."""
+        self.machine.reset(frame_count=frame_count + HOST_FRAMES)
+        platform = self.jit.storage("gz.core.platform.machine")
+        platform.image.base, platform.image.size = CORE, FRAMES - CORE
+        platform.pool.base, platform.pool.size = FRAMES, LOW + LOW_SIZE - FRAMES
+        platform.doorbell = LOW + LOW_SIZE
+        self.machine.fn(host.create_stage2)()
+        assert self.machine.free_frames == frame_count
+        self.frame_count = frame_count
         self.jit.sysregs.ICC_HPPIR1_EL1 = SPURIOUS
         self.jit.sysregs.CNTFRQ_EL0 = 62_500_000
         (self.context,) = self.start_cpus(1)
@@ -74,7 +95,21 @@ class Host:
         return self.jit.storage("gz.core.vm.VMS")[vmid - 1]
 
     def mapped(self, vmid: int) -> dict[int, int]:
-        s = self.vm(vmid).stage2
+        """The guest's pages: gfn → pfn."""
+        return self.translations(self.vm(vmid).stage2)
+
+    def seen(self) -> set[int]:
+        """Page frames of host RAM that the host can reach, each at its own address."""
+        s = self.jit.storage("gz.core.host_memory.HOST")
+        vtcr, vttbr = self.machine.fn(stage2.vtcr)(), self.machine.fn(stage2.vttbr)(s)
+        pages: set[int] = set()
+        for ipa, pa, size, _ in leaves(self.machine.memory.read64, vtcr, vttbr):
+            assert ipa == pa
+            for base, bank_size in ((LOW, LOW_SIZE), (HIGH, HIGH_SIZE)):
+                pages.update(range(max(ipa, base) // PAGE, min(ipa + size, base + bank_size) // PAGE))
+        return pages
+
+    def translations(self, s: Any) -> dict[int, int]:
         vtcr, vttbr = self.machine.fn(stage2.vtcr)(), self.machine.fn(stage2.vttbr)(s)
         return {
             (ipa + at) // PAGE: (pa + at) // PAGE
@@ -110,7 +145,7 @@ def populate(host: Host, vmid: int, slot: int, gpa: int, runs: list[tuple[int, i
     return host.call(column(Call.SET_MEMREGION), vmid, 2 * PAGE, BUFFER)
 
 
-def make_vm(host: Host, size: int = 4 * BLOCK) -> int:
+def make_vm(host: Host, size: int = 4 * BLOCK, *, protected: bool = False) -> int:
     """As driver version 13 begins: batches asked for, both kinds of demand paging, idle, one slot, two vCPUs."""
     assert host.good(Call.ENABLE_CAP, 0, 0x9204) == 512
     assert host.good(Call.ENABLE_CAP, 0, 0x9205) & (host.x[1] - 1) == 0
@@ -119,6 +154,8 @@ def make_vm(host: Host, size: int = 4 * BLOCK) -> int:
     host.good(Call.ENABLE_CAP, vmid, 0x9201, 0x20_0000, MAILBOX)
     host.good(Call.ENABLE_CAP, vmid, 0x9203)
     assert declare(host, vmid, 0, GUEST_BASE, size) == 0
+    if protected:
+        host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 2)
     for vcpu in range(2):
         host.good(Call.CREATE_VCPU, vmid << 16 | vcpu, RUN_PAGE + 2 * vcpu * PAGE)
     return vmid
@@ -134,5 +171,6 @@ def finish(host: Host) -> None:
         while host.call(smc64(Call.DESTROY_VM), vmid, 512) == Error.BUSY:
             pass
     assert not any(host.machine.entries()[: (CORE - LOW) // PAGE])
-    assert host.machine.free_frames == host.machine.storage("gz.core.frames.pool").count
+    assert host.machine.free_frames == host.frame_count
+    assert host.machine.storage("gz.core.host_memory.HOST").frames == HOST_FRAMES
     assert not any(vm.users for vm in host.jit.storage("gz.core.vm.VMS"))

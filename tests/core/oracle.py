@@ -17,15 +17,17 @@ PFN_LIMIT = 1 << 36
 
 FAIL_ENTRY, GZ, IDLE = 0x92920006, 0x9292000A, 0x9292000B
 
-Ownership = dict[int, tuple[str, int]]  # pfn → ("lent", vmid), ("shared", users)
+Ownership = dict[int, tuple[str, int]]  # pfn → ("lent", vmid), ("private", vmid), ("shared", users)
 
 
 @dataclass
 class Vm:
     smc64: bool
-    announced: tuple[int, int] | None = None
+    announced: tuple[int, int, int] | None = None
     announces: bool = False
     slots: dict[int, tuple[int, int]] = field(default_factory=dict)  # number → first gfn, pages
+    purposes: dict[int, int] = field(default_factory=dict)
+    protected: bool = False
     mapped: dict[int, int] = field(default_factory=dict)  # gfn → pfn
     vcpus: dict[int, int] = field(default_factory=dict)  # index → pfn of the run page
     registers: dict[tuple[int, int], int] = field(default_factory=dict)
@@ -65,8 +67,9 @@ class Oracle:
     def adjacent(self, run: range) -> bool:
         return len(run) > 0 and len(run) <= 1 << 20 and all(self.is_ram(pfn) for pfn in run)
 
-    def insert(self, vm: Vm, vmid: int, pages: list[tuple[int, int]]) -> int:
+    def insert(self, vm: Vm, vmid: int, slot: int, pages: list[tuple[int, int]]) -> int:
         """All of (gfn, pfn) or none."""
+        private = vm.protected and vm.purposes.get(slot, 0) in (1, 2)
         new: dict[int, int] = {}
         for gfn, pfn in pages:
             if vm.mapped.get(gfn) == pfn:
@@ -77,7 +80,7 @@ class Oracle:
                 return INVALID
             new[gfn] = pfn
         vm.mapped |= new
-        self.pages |= dict.fromkeys(new.values(), ("lent", vmid))
+        self.pages |= dict.fromkeys(new.values(), ("private" if private else "lent", vmid))
         return OK
 
     # --- calls
@@ -127,7 +130,7 @@ class Oracle:
             case 18:
                 return self.map_guest_block(vm, vmid, x[2], x[3], x[4]), []
             case 19:
-                return OK, [None, len(vm.mapped) * PAGE]
+                return OK, [None, sum(self.pages[pfn][0] == "lent" for pfn in vm.mapped.values()) * PAGE]
         raise LookupError(index)
 
     def create_vm(self, type: int, smc64: bool) -> tuple[int, list[int | None]]:
@@ -154,7 +157,7 @@ class Oracle:
 
     def gone(self, vmid: int) -> None:
         for pfn in self.vms.pop(vmid).mapped.values():
-            assert self.pages.pop(pfn) == ("lent", vmid)
+            assert self.pages.pop(pfn) in (("lent", vmid), ("private", vmid))
 
     def create_vcpu(self, vm: Vm, vcpu: int, page: int) -> int:
         if vcpu >= 8 or vcpu in vm.vcpus or not self.share(page, 2):
@@ -172,7 +175,7 @@ class Oracle:
     def purpose(self, vm: Vm, gpa: int, size: int, flags: int) -> int:
         if gpa % PAGE or size % PAGE or size == 0 or gpa + size > GPA_LIMIT or flags not in (0, 1, 2, 4):
             return INVALID
-        vm.announced, vm.announces = (gpa, size), True
+        vm.announced, vm.announces = (gpa, size, flags), True
         return OK
 
     def set_memregion(self, vm: Vm, vmid: int, size: int, buffer: int) -> int:
@@ -189,11 +192,13 @@ class Oracle:
             return INVALID
         gfn = gpa // PAGE
         if vm.announced is not None and vm.announced[0] == gpa:
-            if total * PAGE != vm.announced[1] or not self.declare(vm, slot, gfn, total):
+            if total * PAGE != vm.announced[1] or not self.declare(vm, slot, gfn, total, vm.announced[2]):
                 return INVALID
             vm.announced = None
             return OK
         if not 1 <= count <= 510 or total > 1 << 18:
+            return INVALID
+        if vm.protected and not vm.announces:
             return INVALID
         pages: list[tuple[int, int]] = []
         for i in range(count):
@@ -212,20 +217,24 @@ class Oracle:
             grown = (gfn, total) if grown is None else (grown[0], grown[1] + total)
             if self.overlaps(vm, slot, *grown):
                 return INVALID
-        status = self.insert(vm, vmid, pages)
+        status = self.insert(vm, vmid, slot, pages)
         if status == OK:
             vm.slots[slot] = grown
         return status
 
-    def declare(self, vm: Vm, slot: int, gfn: int, total: int) -> bool:
+    def declare(self, vm: Vm, slot: int, gfn: int, total: int, purpose: int) -> bool:
         old = vm.slots.get(slot)
+        if old is not None and vm.protected and vm.purposes.get(slot, 0) != purpose:
+            return False
         if old == (gfn, total):
+            vm.purposes[slot] = purpose
             return True
         if old is not None and any(old[0] <= g < old[0] + old[1] for g in vm.mapped):
             return False
         if self.overlaps(vm, slot, gfn, total):
             return False
         vm.slots[slot] = (gfn, total)
+        vm.purposes[slot] = purpose
         return True
 
     def overlaps(self, vm: Vm, slot: int, gfn: int, total: int) -> bool:
@@ -243,13 +252,13 @@ class Oracle:
     def map_guest(self, vm: Vm, vmid: int, slot: int, pfn: int, gfn: int, count: int) -> int:
         if not self.window(vm, slot, gfn, count):
             return INVALID
-        return self.insert(vm, vmid, [(gfn + i, pfn + i) for i in range(count)])
+        return self.insert(vm, vmid, slot, [(gfn + i, pfn + i) for i in range(count)])
 
     def map_guest_block(self, vm: Vm, vmid: int, slot: int, gfn: int, count: int) -> int:
         if vm.mailbox is None or not self.window(vm, slot, gfn, count):
             return INVALID
         mailbox = vm.mailbox * PAGE
-        return self.insert(vm, vmid, [(gfn + i, self.read64(mailbox + 8 * i)) for i in range(count)])
+        return self.insert(vm, vmid, slot, [(gfn + i, self.read64(mailbox + 8 * i)) for i in range(count)])
 
     def enable_cap(self, vm: Vm, cap: int, x3: int, x4: int) -> tuple[int, list[int | None]]:
         match cap:
@@ -268,9 +277,18 @@ class Oracle:
                 vm.mailbox = x4 // PAGE
                 return OK, []
             case 0xFFBADAB1:
-                return (OK, [0]) if x3 == 1 else (NOT_SUPPORTED, [])
+                return self.protect(vm) if x3 == 2 else (OK, [0]) if x3 == 1 else (NOT_SUPPORTED, [])
             case _:
                 return NOT_SUPPORTED, []
+
+    def protect(self, vm: Vm) -> tuple[int, list[int | None]]:
+        """The tests never run a vCPU. Of what was set, x0 to x7 of the boot vCPU stay."""
+        if vm.mapped and not vm.protected:
+            return INVALID, []
+        if not vm.protected:
+            vm.registers = {k: v for k, v in vm.registers.items() if k[0] == 0 and k[1] < 16}
+        vm.protected = True
+        return OK, [0]
 
     def one_reg(self, vm: Vm, vcpu: int, write: bool, id: int, value: int) -> tuple[int, list[int | None]]:
         if vcpu not in vm.vcpus:
@@ -279,6 +297,8 @@ class Oracle:
         register = id - base
         if register % 2 or not 0 <= register <= 60:  # the tests use x0 to x30 and malformed ids
             return INVALID, []
+        if vm.protected and (vcpu != 0 or register >= 16):
+            return NOT_SUPPORTED, []
         if write:
             vm.registers[vcpu, register] = value
             return OK, []

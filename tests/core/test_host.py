@@ -35,12 +35,12 @@ def machine(shared) -> Machine:
     platform.image.base, platform.image.size = IMAGE, IMAGE_SIZE
     platform.pool.base, platform.pool.size = POOL, POOL_SIZE
     platform.doorbell = DOORBELL
+    shared.fn(host.create_stage2)()
     return shared
 
 
 def stage2(machine: Machine):
-    machine.fn(host.create_stage2)()
-    root = machine.storage("gz.core.host.HOST").root
+    root = machine.storage("gz.core.host_memory.HOST").root
     vtcr = 1 << 31 | 1 << 6 | (64 - 40)
     return vtcr, root
 
@@ -68,7 +68,7 @@ def test_host_is_mapped_by_the_largest_blocks(machine):
     assert sum(size for _, _, size, _ in leaves) == LIMIT - IMAGE_SIZE - POOL_SIZE - doorbell.DOORBELL_SIZE
     assert all(ipa == pa for ipa, pa, _, _ in leaves)
     assert sum(size == GIB for _, _, size, _ in leaves) == LIMIT // GIB - 1
-    assert machine.storage("gz.core.host.HOST").frames <= 6
+    assert machine.storage("gz.core.host_memory.HOST").frames <= 6
 
 
 FEATURES = {
@@ -138,6 +138,13 @@ def test_access_to_the_core_is_an_external_abort(machine, iss, ipa, el, offset):
     written = iss & 1 << 6
     trap.aborted(offset, (0x24 + el) << 26 | 1 << 25 | written | EXTERNAL)
     assert trap.registers.FAR_EL1 == 0xABC0
+
+
+@pytest.mark.parametrize("ec", [ExceptionClass.DATA_ABORT_LOWER, ExceptionClass.INSTRUCTION_ABORT_LOWER])
+def test_a_fault_between_break_and_make_is_nothing(machine, ec):
+    """Looked at again it is mapped: the access is made again, and nothing is injected."""
+    trap = Trap(machine, syndrome(ec, 7), far=0xABC0, ipa=LOW + PAGE, el=0)
+    assert trap.registers.ELR_EL2 == 0x1000
 
 
 def test_fetch_from_the_core(machine):

@@ -2,7 +2,8 @@
 """Page ownership against an executable model that was written from the rules, not from the code.
 
 The rules: a page of RAM belongs to the host or to the core. The host's page may be lent to one guest, or be
-shared with 1 to 15 users in the core, never both. Who lent it gets it back, from that guest alone. A change of
+shared with 1 to 15 users in the core, never both, or be donated to one guest, which may show it to the host as if
+lent, and hide it again. Who lent or donated it gets it back, from that guest alone, and not while it is the other. A change of
 several pages happens to all of them or to none.
 """
 
@@ -20,15 +21,16 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 import gz.core.pages as pages
 
 GUESTS = (1, 2, 64)
+_OF_PROTECTED = (pages.donate, pages.reclaim, pages.show, pages.hide)
 
 
 @functools.cache
 def machine() -> Machine:
-    return Machine(pages.lend, pages.take_back, pages.share, pages.unshare, pages.keep, pages.entry)
+    return Machine(pages.lend, pages.take_back, pages.share, pages.unshare, pages.keep, pages.entry, *_OF_PROTECTED)
 
 
 class Model:
-    """Page address → "core", ("lent", guest) or ("shared", users); absent: the host's alone."""
+    """Page address → "core", ("lent", guest), ("private", guest) or ("shared", users); absent: the host's alone."""
 
     def __init__(self) -> None:
         self.pages: dict[int, object] = {CORE + i * PAGE: "core" for i in range(16 * 256)}
@@ -72,6 +74,14 @@ class Model:
                 return ("shared", users - 1)
             case "keep", None:
                 return "core"
+            case "donate", None:
+                return ("private", guest)
+            case "reclaim", ("private", owner) if owner == guest:
+                return None
+            case "show", ("private", owner) if owner == guest:
+                return ("lent", guest)
+            case "hide", ("lent", owner) if owner == guest:
+                return ("private", guest)
             case _:
                 return False
 
@@ -84,13 +94,15 @@ class Model:
                 return 1 | guest << 8
             case ("shared", int(users)):
                 return 2 | users << 4
+            case ("private", int(guest)):
+                return 4 | guest << 8
             case _:
                 return 3
 
 
 def call(name: str, base: int, count: int, guest: int) -> bool:
     function = machine().fn(getattr(pages, name))
-    return function(base, count, guest) if name in ("lend", "take_back") else function(base, count)
+    return function(base, count, guest) if name in NAMED else function(base, count)
 
 
 def compare(model: Model) -> None:
@@ -105,7 +117,8 @@ def _page(index: int) -> int:
     return LOW + index * PAGE if index < low else HIGH + (index - low) * PAGE
 
 
-NAMES = ("lend", "take_back", "share", "unshare", "keep")
+NAMED = ("lend", "take_back", "donate", "reclaim", "show", "hide")
+NAMES = (*NAMED, "share", "unshare", "keep")
 BASES = st.one_of(
     st.integers(0, 12).map(lambda i: LOW + i * PAGE),
     st.integers(0, 12).map(lambda i: CORE - i * PAGE),
@@ -127,9 +140,9 @@ class Ownership(RuleBasedStateMachine):
     def change(self, name: str, base: int, count: int, guest: int) -> None:
         assert call(name, base, count, guest) == self.model.change(name, base, count, guest)
 
-    @rule(name=st.sampled_from(("lend", "share")), page=st.integers(0, 12), guest=st.sampled_from(GUESTS))
+    @rule(name=st.sampled_from(("lend", "share", "donate")), page=st.integers(0, 12), guest=st.sampled_from(GUESTS))
     def back_and_forth(self, name: str, page: int, guest: int) -> None:
-        back = {"lend": "take_back", "share": "unshare"}[name]
+        back = {"lend": "take_back", "share": "unshare", "donate": "reclaim"}[name]
         for step in (name, back):
             at = LOW + page * PAGE
             assert call(step, at, 3, guest) == self.model.change(step, at, 3, guest)
@@ -155,13 +168,13 @@ def test_long_random_history() -> None:
     model = Model()
     chance = random.Random(7)
     functions = {name: machine().fn(getattr(pages, name)) for name in NAMES}
-    names = ("lend", "take_back", "share", "unshare")
+    names = [name for name in NAMES if name != "keep"]
     for _ in range(120_000):
         name = chance.choice(names)
         base = LOW + chance.randrange(64) * PAGE
         count = chance.choice((1, 1, 2, 3, 4, 5, 8, 16))
         guest = chance.choice(GUESTS)
-        arguments = (base, count, guest) if name in ("lend", "take_back") else (base, count)
+        arguments = (base, count, guest) if name in NAMED else (base, count)
         assert functions[name](*arguments) == model.change(name, base, count, guest)
     compare(model)
 

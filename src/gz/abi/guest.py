@@ -35,9 +35,9 @@ class VendorCall(IntEnum):
     PTP = 0x8600_0001
     """x1 = counter (:class:`PtpCounter`); x0, x1 = host real time in ns, upper and lower half; x2, x3 = counter."""
     HYP_MEMINFO = 0xC600_0002
-    """x1-x3 zero; x0 = granule of sharing in bytes."""
+    """x1-x3 zero; x0 = granule of sharing in bytes, x1 = 1: MEM_SHARE and MEM_UNSHARE take ranges."""
     MEM_SHARE = 0xC600_0003
-    """x1 = page's address."""
+    """x1 = address, x2 = pages (0: one); x1 = pages done."""
     MEM_UNSHARE = 0xC600_0004
     MMIO_GUARD_INFO = 0xC600_0005
     MMIO_GUARD_ENROLL = 0xC600_0006
@@ -45,6 +45,17 @@ class VendorCall(IntEnum):
     MMIO_GUARD_UNMAP = 0xC600_0008
     MEM_RELINQUISH = 0xC600_0009
     """x1 = page's address; scrubbed and given back to the host before the exit."""
+
+
+PROTECTED_CALLS = (
+    VendorCall.MEM_SHARE,
+    VendorCall.MEM_UNSHARE,
+    VendorCall.MMIO_GUARD_INFO,
+    VendorCall.MMIO_GUARD_ENROLL,
+    VendorCall.MMIO_GUARD_MAP,
+    VendorCall.MMIO_GUARD_UNMAP,
+)
+"""Offered to protected VMs alone."""
 
 
 class PtpCounter(IntEnum):

@@ -303,7 +303,7 @@ def _set_dtb_config(context: Context, vm: Vm) -> i64:
 def _get_statistics(context: Context, vm: Vm) -> i64:
     """x1: bytes that the core spends on the VM; x2: bytes that host and guest both reach."""
     context.x[1] = (vm.frame_count + vm.stage2.frames) * PAGE_SIZE
-    context.x[2] = vm.lent_count * PAGE_SIZE
+    context.x[2] = (vm.lent_count - vm.private_count) * PAGE_SIZE
     return Error.NO_ERROR
 
 
@@ -328,11 +328,12 @@ def _enable_cap(context: Context, vm: Vm) -> i64:
     elif capability == Capability.IDLE:
         vm.capabilities |= vms.IDLE
     elif capability == Capability.PROTECTED_VM:
-        # There is no firmware, and no protection that could be promised yet: say so rather than pretend.
-        if context.x[3] != ProtectedVm.GET_FIRMWARE_SIZE:
+        if context.x[3] == ProtectedVm.PROTECT:
+            status = lifecycle.protect(vm)
+            if status != Error.NO_ERROR:
+                return status
+        elif context.x[3] != ProtectedVm.GET_FIRMWARE_SIZE:  # there is no firmware: its size is 0
             return Error.NOT_SUPPORTED
-        context.x[1] = 0
-        return Error.NO_ERROR
     elif capability == Capability.QUERY_BLOCK_BATCH or capability == Capability.QUERY_DESTROY_BATCH:
         return _query(context)
     else:

@@ -35,6 +35,7 @@ _INSTRUCTION = 4
 _ZERO_REGISTER = 31
 _RESULTS = 4
 _ARGUMENTS = 8
+_ARGUMENTS_USED = 2  # x0 and x1: PTP, MEM_RELINQUISH
 _RESERVED = 30
 _SLEEP_MAX_SECONDS = 20  # the driver converts 30 s at most (gzvm ABI 2.7)
 
@@ -101,13 +102,14 @@ def system_event(vcpu: Vcpu, type: SystemEvent) -> Outcome:
 
 @cold
 def hypercall(vcpu: Vcpu, results: bool) -> Outcome:
-    """The guest's x0 to x7 for the host.
+    """The guest's x0 to x7 for the host; of a protected one, only what the calls use.
 
     `results`: it waits for x0 to x3; else its registers are as they should be.
     """
     record = _page(vcpu).hypercall
+    shown = _ARGUMENTS if vcpu.vm.protected == 0 else _ARGUMENTS_USED
     for i in range(_ARGUMENTS):
-        write_once(record.args[i], vcpu.context.x[i])
+        write_once(record.args[i], vcpu.context.x[i] if i < shown else 0)
     vcpu.access.active = CALL if results else 0
     vcpu.access.repeat = 0
     return _leave(vcpu, ExitReason.HYPERCALL)

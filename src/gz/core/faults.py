@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gz.core.exits as exits
+import gz.core.guard as guard
 import gz.core.inject as inject
 import gz.core.slots as slots
 import gz.core.vgic as vgic
@@ -42,6 +43,9 @@ def data(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
         return Outcome.SKIP
     if slots.find(vcpu.vm, ipa) is not None:
         return exits.page_fault(vcpu, ipa)
+    if vcpu.vm.protected != 0 and not guard.permits(vcpu.vm, ipa):
+        inject.abort(esr, far)
+        return Outcome.RESUME
     access = vcpu.access
     access.is_write = u32(abort.WnR)
     access.size = size

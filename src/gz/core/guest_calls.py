@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import gz.core.exits as exits
+import gz.core.guard as guard
 import gz.core.guest_power as guest_power
 import gz.core.guest_random as guest_random
+import gz.core.sharing as sharing
 import gz.core.slots as slots
+import gz.core.stage2 as stage2
 from gz.abi.errors import Error
-from gz.abi.guest import KVM_UID_WORDS, VendorCall, VendorStatus
+from gz.abi.guest import KVM_UID_WORDS, PROTECTED_CALLS, VendorCall, VendorStatus
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.features import ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1
 from gz.arm64.psci import PSCI_LAST, VERSION_1_1, Psci, PsciStatus
@@ -147,7 +150,7 @@ def vendor_uid(vcpu: Vcpu) -> Outcome:
 
 
 def vendor_features(vcpu: Vcpu) -> Outcome:
-    offered: u64 = _VENDOR_BITMAP
+    offered: u64 = _VENDOR_BITMAP if vcpu.vm.protected != 0 else _VENDOR_BITMAP & ~_PROTECTED_BITMAP
     if vcpu.vm.smc64 == 0:
         offered &= ~u64(1 << (VendorCall.PTP & 0xFF))
     return _words(vcpu, offered, 0, 0, 0)
@@ -171,11 +174,82 @@ def ptp(vcpu: Vcpu) -> Outcome:
 
 
 def memory_info(vcpu: Vcpu) -> Outcome:
-    """The granule of sharing; x1 = 0: no ranges."""
+    """The granule of sharing; x1 = 1: by ranges, where there is sharing."""
     x = vcpu.context.x
     if x[1] | x[2] | x[3] != 0:
         return answer(vcpu, VendorStatus.INVALID_PARAMETER)
-    return _words(vcpu, PAGE_SIZE, 0, 0, 0)
+    return _words(vcpu, PAGE_SIZE, vcpu.vm.protected, 0, 0)
+
+
+def share(vcpu: Vcpu) -> Outcome:
+    return _transfer(vcpu, True)
+
+
+def unshare(vcpu: Vcpu) -> Outcome:
+    return _transfer(vcpu, False)
+
+
+def _transfer(vcpu: Vcpu, shown: bool) -> Outcome:
+    """x1 = address, x2 = pages (0: one). Gives in x1 how many it did, which may be less; none of them is an error."""
+    x = vcpu.context.x
+    if vcpu.vm.protected == 0:
+        return answer(vcpu, VendorStatus.NOT_SUPPORTED)
+    ipa = Ipa(x[1])
+    count = max(x[2], 1)
+    if x[3] != 0 or not stage2.in_range(ipa, PAGE_SIZE) or count > (stage2.limit() - u64(ipa)) // PAGE_SIZE:
+        return answer(vcpu, VendorStatus.INVALID_PARAMETER)
+    error: i64 = Error.NO_ERROR
+    done: u64 = 0
+    if shown:
+        error, done = sharing.show(vcpu, ipa, count)
+    else:
+        error, done = sharing.hide(vcpu, ipa, count)
+    if done != 0:
+        return _words(vcpu, 0, done, 0, 0)
+    if error == Error.FAULT:  # the host has to supply the page first
+        exits.page_fault(vcpu, ipa)
+        return Outcome.REPEAT
+    return answer(vcpu, VendorStatus.INVALID_PARAMETER)
+
+
+def guard_info(vcpu: Vcpu) -> Outcome:
+    """The granule of the MMIO guard."""
+    return _guard_answer(vcpu, PAGE_SIZE)
+
+
+def guard_enroll(vcpu: Vcpu) -> Outcome:
+    """A protected VM is guarded from its start."""
+    return _guard_answer(vcpu, VendorStatus.SUCCESS)
+
+
+def _guard_answer(vcpu: Vcpu, value: i64) -> Outcome:
+    x = vcpu.context.x
+    if vcpu.vm.protected == 0:
+        return answer(vcpu, VendorStatus.NOT_SUPPORTED)
+    if x[1] | x[2] | x[3] != 0:
+        return answer(vcpu, VendorStatus.INVALID_PARAMETER)
+    return answer(vcpu, value)
+
+
+def guard_map(vcpu: Vcpu) -> Outcome:
+    return _guard(vcpu, True)
+
+
+def guard_unmap(vcpu: Vcpu) -> Outcome:
+    return _guard(vcpu, False)
+
+
+def _guard(vcpu: Vcpu, permitted: bool) -> Outcome:
+    """x1 = a page's address, which is no memory. What is so already is an error."""
+    x = vcpu.context.x
+    vm = vcpu.vm
+    if vm.protected == 0:
+        return answer(vcpu, VendorStatus.NOT_SUPPORTED)
+    ipa = Ipa(x[1])
+    done = False
+    if x[2] | x[3] == 0 and stage2.in_range(ipa, PAGE_SIZE) and slots.find(vm, ipa) is None:
+        done = guard.permit(vm, ipa) if permitted else guard.refuse(vm, ipa)
+    return answer(vcpu, VendorStatus.SUCCESS if done else VendorStatus.INVALID_PARAMETER)
 
 
 def relinquish(vcpu: Vcpu) -> Outcome:
@@ -217,10 +291,17 @@ _ROWS: dict[int, GuestCall] = {
     VendorCall.FEATURES: vendor_features,
     VendorCall.PTP: ptp,
     VendorCall.HYP_MEMINFO: memory_info,
+    VendorCall.MEM_SHARE: share,
+    VendorCall.MEM_UNSHARE: unshare,
+    VendorCall.MMIO_GUARD_INFO: guard_info,
+    VendorCall.MMIO_GUARD_ENROLL: guard_enroll,
+    VendorCall.MMIO_GUARD_MAP: guard_map,
+    VendorCall.MMIO_GUARD_UNMAP: guard_unmap,
     VendorCall.MEM_RELINQUISH: relinquish,
 }
 _ORDER = sorted(int(function) for function in _ROWS)
 
 IDS = table(u32, _ORDER)
 CALLS = function_table(GuestCall, [_ROWS[function] for function in _ORDER])
+_PROTECTED_BITMAP = sum(1 << (call & 0xFFFF) for call in PROTECTED_CALLS)
 _VENDOR_BITMAP = sum(1 << (call & 0xFFFF) for call in VendorCall if call in _ROWS and call & 0xFFFF < _UNNUMBERED)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gz.core.calls as calls
 import gz.core.frames as frames
+import gz.core.host_memory as host_memory
 import gz.core.inject as inject
 import gz.core.memory as memory
 import gz.core.panic as dying
@@ -43,17 +44,15 @@ from gz.arm64.registers import (
     Mode,
 )
 from gz.arm64.smccc import NOT_SUPPORTED
-from gz.arm64.syndrome import ESR_EL2, DataAbort, ExceptionClass
+from gz.arm64.syndrome import ESR_EL2, FAULT_TYPE_MASK, DataAbort, ExceptionClass, FaultStatus
 from gz.arm64.sysreg import sysreg
-from gz.bits import Ipa, Pa, storage, u64
+from gz.bits import Ipa, Pa, u64
 from gz.core.context import Context
 from gz.core.cpu import Cpu
+from gz.core.host_memory import HOST
 from gz.core.platform import machine
-from gz.core.stage2 import Stage2
 from gz.core.vectors import SVE_STATE_SIZE
 from gz.metal import cold, inline
-
-HOST = storage(Stage2)
 
 _INSTRUCTION = 4
 _START = SPSR(M=Mode.EL1H, F=1, I=1, A=1, D=1)
@@ -275,7 +274,13 @@ def _data_abort(context: Context, esr: ESR_EL2) -> Context:
 
 @cold
 def _foreign(context: Context, esr: ESR_EL2) -> Context:
-    """Not the host's: its exception level that tried gets a synchronous external abort, as from a bus."""
+    """Not the host's: its exception level that tried gets a synchronous external abort, as from a bus.
+
+    Unless it was between break and make, or came back meanwhile: then it tries again.
+    """
     dying.stand_by()
+    translation = DataAbort(esr.ISS).DFSC & FAULT_TYPE_MASK == FaultStatus.TRANSLATION
+    if translation and host_memory.has(Ipa(HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12)):
+        return context
     inject.abort(esr, sysreg.FAR_EL2)
     return context

@@ -8,6 +8,7 @@ import gz.core.memory as memory
 import gz.core.stage2 as stage2
 import gz.core.timer as timer
 import gz.core.vgic as vgic
+import gz.core.vm as vms
 import gz.core.world as world
 from gz.abi.errors import Error
 from gz.abi.registers import BOOT_PSTATE
@@ -24,6 +25,7 @@ VCPU_FRAMES = (Vcpu.size + 4095) // 4096
 
 _SCTLR = EL1_REGISTERS.index(SysRegs.SCTLR_EL1)
 _MPIDR_RES1 = 1 << 31
+BOOT_ARGUMENTS = 8  # x0 to x7: what a program may be given at its start
 
 
 @inline
@@ -35,6 +37,8 @@ def affinity(index: u32) -> u64:
 def create(vm: Vm, index: u32, run_page: Pa) -> i64:
     """The VM's lock is held; the caller has checked `run_page` and that the index is free."""
     if index >= VCPU_COUNT_MAX or vm.vcpus[index] is not None:
+        return Error.INVALID_ARGS
+    if index == 0 and vm.protected != 0 and vm.started != 0:  # it would start where the host wants
         return Error.INVALID_ARGS
     frame = frames.allocate_run(VCPU_FRAMES)
     if frame == 0:
@@ -76,8 +80,14 @@ def destroy(vm: Vm, index: u32) -> i64:
 def reset(vcpu: Vcpu, entry: u64, x0: u64) -> None:
     """Architectural reset into EL1h with interrupts masked, MMU and caches off (DEN0022 6.4)."""
     context = vcpu.context
-    for i in range(31):
+    context.x[0] = x0
+    for i in range(1, 31):
         context.x[i] = 0
+    _reset_rest(vcpu, entry)
+
+
+def _reset_rest(vcpu: Vcpu, entry: u64) -> None:
+    context = vcpu.context
     for i in range(len(EL1_REGISTERS)):
         context.el1[i] = 0
     context.el1[_SCTLR] = SCTLR_EL1_RES1
@@ -85,12 +95,45 @@ def reset(vcpu: Vcpu, entry: u64, x0: u64) -> None:
         context.fp.v[i] = 0
     context.fp.fpsr = 0
     context.fp.fpcr = 0
-    context.x[0] = x0
     context.elr = entry
     context.spsr = BOOT_PSTATE
     context.hcr = world.GUEST_HCR
     vcpu.idle = 0
     vcpu.access.active = 0
+
+
+def protect(vm: Vm) -> i64:
+    """With the VM's lock: from its first page and instruction on, or not at all (INVALID_ARGS).
+
+    Of what the host has set, PC and the first registers of the boot vCPU stay: the arguments of a program.
+    """
+    if not vms.close(vm):
+        return Error.INVALID_ARGS
+    status: i64 = Error.NO_ERROR
+    if vm.protected == 0:
+        status = _protect(vm)
+    vms.open(vm)
+    return status
+
+
+def _protect(vm: Vm) -> i64:
+    if vm.started != 0 or vm.lent_count != 0:
+        return Error.INVALID_ARGS
+    frame = frames.allocate()
+    if frame == 0:
+        return Error.NO_MEMORY
+    vm.guard = frame
+    vm.frame_count += 1
+    vm.protected = 1
+    for i in range(VCPU_COUNT_MAX):
+        vcpu = vm.vcpus[i]
+        if vcpu is not None:
+            context = vcpu.context
+            first: u64 = BOOT_ARGUMENTS if i == 0 else 0
+            for k in range(first, 31):
+                context.x[k] = 0
+            _reset_rest(vcpu, context.elr if i == 0 else 0)
+    return Error.NO_ERROR
 
 
 def power_up(vcpu: Vcpu) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gz.core.lifecycle as lifecycle
 from gz.abi.errors import Error
-from gz.abi.registers import ARCHITECTURE, CLASS_CORE, CoreFrame, RegisterId
+from gz.abi.registers import ARCHITECTURE, BOOT_PSTATE, CLASS_CORE, CoreFrame, RegisterId
 from gz.arm64.registers import SPSR, Mode
 from gz.arm64.sysreg import SysRegs
 from gz.bits import i64, u32, u64
@@ -62,6 +62,16 @@ def read(vcpu: Vcpu, number: u64) -> tuple[i64, u64]:
     return result, value
 
 
+def _offered(vcpu: Vcpu, number: u64) -> bool:
+    """Of a protected VM that has not run, the start of its boot vCPU; nothing else is the host's business."""
+    if vcpu.vm.protected == 0:
+        return True
+    if vcpu.vm.started != 0 or vcpu.index != 0:
+        return False
+    index = RegisterId(number).INDEX
+    return index == _PC or index == _PSTATE or index < _X + 2 * lifecycle.BOOT_ARGUMENTS
+
+
 def _shape(number: u64) -> i64:
     """Core registers of 32 or 64 bits are ours; anything else is known but not offered."""
     register = RegisterId(number)
@@ -80,6 +90,8 @@ def _write(vcpu: Vcpu, number: u64, value: u64) -> i64:
     shape = _shape(number)
     if shape != Error.NO_ERROR:
         return shape
+    if not _offered(vcpu, number):
+        return Error.NOT_SUPPORTED
     index = RegisterId(number).INDEX
     context = vcpu.context
     if index == _PC:
@@ -90,7 +102,7 @@ def _write(vcpu: Vcpu, number: u64, value: u64) -> i64:
         context.elr = value
         return Error.NO_ERROR
     if index == _PSTATE:
-        if not permitted(value):
+        if not permitted(value) or (vcpu.vm.protected != 0 and value != BOOT_PSTATE):
             return Error.INVALID_ARGS
         context.spsr = value
         return Error.NO_ERROR
@@ -114,6 +126,8 @@ def _read(vcpu: Vcpu, number: u64) -> tuple[i64, u64]:
     shape = _shape(number)
     if shape != Error.NO_ERROR:
         return shape, 0
+    if not _offered(vcpu, number):
+        return Error.NOT_SUPPORTED, 0
     index = RegisterId(number).INDEX
     context = vcpu.context
     if index == _PC:

@@ -11,3 +11,4 @@ class Outcome(IntEnum):
     SKIP = 1  # the instruction is done: PC + 4
     LEAVE = 2  # to the host; vcpu.exit says why
     UNDEFINED = 3  # inject an undefined instruction exception
+    REPEAT = 4  # a call: to the host like LEAVE, then the instruction is executed again

@@ -36,9 +36,10 @@ BANK_COUNT_MAX = 16
 @enumeration(u32)
 class State(IntEnum):
     HOST = 0  # the host's alone
-    LENT = 1  # the host's, and mapped by one guest at one address: both have access
+    LENT = 1  # the host's or shown to it, and mapped by one guest at one address: both have access
     SHARED = 2  # the host's, and `COUNT` parties in the core read or write it: run pages, mailboxes, call buffers
     CORE = 3  # the core's alone
+    PRIVATE = 4  # one protected guest's alone: missing in the host's stage 2
 
 
 @enumeration(u32)
@@ -48,6 +49,10 @@ class Transition(IntEnum):
     SHARE = 2
     UNSHARE = 3
     KEEP = 4
+    DONATE = 5
+    RECLAIM = 6
+    SHOW = 7
+    HIDE = 8
 
 
 class PageEntry(Register, width=16):
@@ -59,11 +64,11 @@ class PageEntry(Register, width=16):
 class Row(Struct):
     legal: u8
     after: u8
-    guest: u8  # the entry after (NAMES) or before (NAMED) carries the VM's number
+    guest: u8  # which entry carries the VM's number: after (NAMES), before (NAMED), both (STAYS)
     add: u8  # to COUNT, modulo 16
 
 
-_NOBODY, _NAMES, _NAMED = 0, 1, 2
+_NOBODY, _NAMES, _NAMED, _STAYS = 0, 1, 2, 3  # bit 0: the entry after, bit 1: the entry before
 
 #: (transition, state before) → state after, whose number the entry carries, change of COUNT.
 #: A page SHARED by nobody any more is HOST; a sixteenth sharer is refused.
@@ -74,6 +79,10 @@ TRANSITIONS = {
     (Transition.SHARE, State.SHARED): (State.SHARED, _NOBODY, +1),
     (Transition.UNSHARE, State.SHARED): (State.SHARED, _NOBODY, -1),
     (Transition.KEEP, State.HOST): (State.CORE, _NOBODY, 0),
+    (Transition.DONATE, State.HOST): (State.PRIVATE, _NAMES, 0),
+    (Transition.RECLAIM, State.PRIVATE): (State.HOST, _NAMED, 0),
+    (Transition.SHOW, State.PRIVATE): (State.LENT, _STAYS, 0),
+    (Transition.HIDE, State.LENT): (State.PRIVATE, _STAYS, 0),
 }
 
 
@@ -152,6 +161,26 @@ def unshare(base: Pa, count: u64) -> bool:
     return _change(Transition.UNSHARE, base, count, 0)
 
 
+def donate(base: Pa, count: u64, guest: u32) -> bool:
+    """The host's pages become memory of the protected VM `guest`; the host's stage 2 has to lose them."""
+    return _change(Transition.DONATE, base, count, guest)
+
+
+def reclaim(base: Pa, count: u64, guest: u32) -> bool:
+    """Private pages are the host's again, wiped, or were never taken out of its stage 2."""
+    return _change(Transition.RECLAIM, base, count, guest)
+
+
+def show(base: Pa, count: u64, guest: u32) -> bool:
+    """The guest lets the host see pages of its own."""
+    return _change(Transition.SHOW, base, count, guest)
+
+
+def hide(base: Pa, count: u64, guest: u32) -> bool:
+    """What the host could see is the guest's alone."""
+    return _change(Transition.HIDE, base, count, guest)
+
+
 def entry(page: Pa) -> PageEntry:
     """A page's entry for whoever looks; CORE for what is not RAM."""
     at = _locate(page, 1)
@@ -181,12 +210,12 @@ def _step(transition: Transition, before: u16, guest: u32) -> u32:
     row = ROWS[u32(transition) * len(State) + state]
     if row.legal == 0:
         return _ILLEGAL
-    if row.guest == _NAMED and guest != page.GUEST:
+    if row.guest & _NAMED != 0 and guest != page.GUEST:
         return _ILLEGAL
     count = (u32(page.COUNT) + u32(row.add)) & 15
     if count == 0 and row.add != 0:
         return 0 if page.COUNT == 1 else _ILLEGAL
-    named = guest if row.guest == _NAMES else 0
+    named = guest if row.guest & _NAMES != 0 else 0
     return u32(row.after) | count << 4 | named << 8
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import NoReturn
 
 import gz.core.console as console
-import gz.core.host as host
+import gz.core.host_memory as host_memory
 import gz.core.image as image
 import gz.core.memory as memory
 import gz.core.names as names
@@ -145,7 +145,7 @@ def _only_one() -> None:
 
 
 def _stop_others() -> None:
-    root = host.HOST.root
+    root = host_memory.HOST.root
     if state.armed == 0 or root == Pa(0):
         return
     for i in range(stage2.limit() >> GIGABYTE_SHIFT):

@@ -30,6 +30,7 @@ def run(host: Context, vcpu: Vcpu, doorbell: bool) -> Context:
         return _decline(host, vcpu, exits.parked(vcpu), doorbell)
     vcpu.idle = 0
     vcpu.started = 1
+    vcpu.vm.started = 1
     if vcpu.access.active != 0 and not exits.finish(vcpu):
         return _decline(host, vcpu, vcpu.exit, doorbell)
     world.enter(cpu, vcpu)

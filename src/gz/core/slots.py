@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gz.core.host_memory as host_memory
 import gz.core.list_registers as list_registers
 import gz.core.lock as lock
 import gz.core.memory as memory
@@ -93,6 +94,8 @@ def set_region(vm: Vm, buffer: Pa) -> i64:
     if count == 0 or count > CONSTITUENTS_MAX or total > _POPULATE_PAGES_MAX:
         return Error.INVALID_ARGS
     if announced.ever == 0:
+        if vm.protected != 0:  # nobody said which of it is private
+            return Error.INVALID_ARGS
         return _populate_unannounced(vm, number, buffer, base, total, count)
     if not _contains(slot, base, total):
         return Error.INVALID_ARGS
@@ -102,6 +105,8 @@ def set_region(vm: Vm, buffer: Pa) -> i64:
 def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i64:
     """A slot may be declared again as it is, and as another one while it is empty."""
     slot = vm.slots[number]
+    if slot.page_count != 0 and vm.protected != 0 and slot.purpose != purpose:
+        return Error.INVALID_ARGS
     if slot.page_count != 0 and slot.base == base and slot.page_count == page_count:
         slot.purpose = purpose
         return Error.NO_ERROR
@@ -161,13 +166,13 @@ def _populate(vm: Vm, slot: Slot, buffer: Pa, base: Ipa, total: u64, count: u32)
         run_pages = u64(read_once(runs[i].page_count))
         error: i64 = Error.INVALID_ARGS
         if run_pages != 0 and run_pages <= total - done:
-            error = _reserve(vm, base + (done << PAGE_SHIFT), Pa(read_once(runs[i].address)), run_pages)
+            error = _reserve(vm, slot, base + (done << PAGE_SHIFT), Pa(read_once(runs[i].address)), run_pages)
         if error != Error.NO_ERROR:
-            _cancel(vm, base, min(done + run_pages, total))
+            _cancel(vm, slot, base, min(done + run_pages, total))
             return error
         done += run_pages
     if done != total:
-        _cancel(vm, base, done)
+        _cancel(vm, slot, base, done)
         return Error.INVALID_ARGS
     _commit(vm, slot, base, total)
     return Error.NO_ERROR
@@ -178,14 +183,15 @@ def map_pages(vm: Vm, number: u64, pfn: u64, gfn: u64, count: u64) -> i64:
     error = _check_window(vm, number, gfn, count)
     if error != Error.NO_ERROR:
         return error
+    slot = vm.slots[number]
     base = Ipa(gfn << PAGE_SHIFT)
     error = Error.INVALID_ARGS
     if pfn < _PFN_LIMIT:
-        error = _reserve(vm, base, Pa(pfn << PAGE_SHIFT), count)
+        error = _reserve(vm, slot, base, Pa(pfn << PAGE_SHIFT), count)
     if error != Error.NO_ERROR:
-        _cancel(vm, base, count)
+        _cancel(vm, slot, base, count)
         return error
-    _commit(vm, vm.slots[number], base, count)
+    _commit(vm, slot, base, count)
     return Error.NO_ERROR
 
 
@@ -198,6 +204,7 @@ def map_block(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
     error = _check_window(vm, number, gfn, count)
     if error != Error.NO_ERROR:
         return error
+    slot = vm.slots[number]
     base = Ipa(gfn << PAGE_SHIFT)
     mailbox = memory.va(vm.mailbox)
     done: u64 = 0
@@ -206,12 +213,12 @@ def map_block(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
         run = 1 + _adjacent(mailbox + 8 * (done + 1), first + 1, count - done - 1)
         error = Error.INVALID_ARGS
         if first < _PFN_LIMIT:
-            error = _reserve(vm, base + (done << PAGE_SHIFT), Pa(first << PAGE_SHIFT), run)
+            error = _reserve(vm, slot, base + (done << PAGE_SHIFT), Pa(first << PAGE_SHIFT), run)
         if error != Error.NO_ERROR:
-            _cancel(vm, base, count)
+            _cancel(vm, slot, base, count)
             return error
         done += run
-    _commit(vm, vm.slots[number], base, count)
+    _commit(vm, slot, base, count)
     return Error.NO_ERROR
 
 
@@ -240,8 +247,14 @@ def _check_window(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
     return Error.NO_ERROR
 
 
-def _reserve(vm: Vm, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
-    """Lend adjacent pages and reserve their leaves; those that the guest has just there already stay as they
+@inline
+def is_private(vm: Vm, slot: Slot) -> bool:
+    """What is mapped there is the guest's alone, until it shows it."""
+    return vm.protected != 0 and slot.purpose & (Purpose.GUEST_MEMORY | Purpose.PROTECTED_FIRMWARE) != 0
+
+
+def _reserve(vm: Vm, slot: Slot, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
+    """Lend or donate adjacent pages and reserve their leaves; those that the guest has just there already stay as they
     are.
     """
     if u64(pa) & (PAGE_SIZE - 1) != 0:
@@ -252,29 +265,74 @@ def _reserve(vm: Vm, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
         error, span, new = stage2.reserve(vm.stage2, ipa + done, pa + done, size - done, stage2.NORMAL)
         if error != Error.NO_ERROR:
             return error
-        if new and not pages.lend(pa + done, span >> PAGE_SHIFT, vm.vmid):
-            stage2.drop(vm.stage2, ipa + done)
-            return Error.INVALID_ARGS
+        if new:
+            error = _take(vm, slot, pa + done, span)
+            if error != Error.NO_ERROR:
+                stage2.drop(vm.stage2, ipa + done)
+                return error
         done += span
     return Error.NO_ERROR
 
 
-def _cancel(vm: Vm, base: Ipa, page_count: u64) -> None:
+def _take(vm: Vm, slot: Slot, base: Pa, size: u64) -> i64:
+    if not is_private(vm, slot):
+        return Error.NO_ERROR if pages.lend(base, size >> PAGE_SHIFT, vm.vmid) else Error.INVALID_ARGS
+    if not pages.donate(base, size >> PAGE_SHIFT, vm.vmid):
+        return Error.INVALID_ARGS
+    if host_memory.prepare(base, size):
+        return Error.NO_ERROR
+    _reclaim(vm, base, size)
+    return Error.NO_MEMORY
+
+
+def _cancel(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
     at = base
     end = base + (page_count << PAGE_SHIFT)
     while at < end:
         entry, shift = stage2.find(vm.stage2, at)
         leaf = peek64(entry)
         if stage2.is_reserved(leaf):
-            _take_back(vm, stage2.output(leaf), u64(1) << shift)
+            if is_private(vm, slot):
+                host_memory.merge(stage2.output(leaf))
+                _reclaim(vm, stage2.output(leaf), u64(1) << shift)
+            else:
+                _take_back(vm, stage2.output(leaf), u64(1) << shift)
         at = stage2.after(at, shift)
     stage2.cancel(vm.stage2, base, page_count << PAGE_SHIFT)
 
 
 def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
+    """The host loses private pages before the guest has them."""
+    if is_private(vm, slot):
+        vm.private_count += _withdraw(vm, base, page_count) >> PAGE_SHIFT
     fresh = stage2.commit(vm.stage2, base, page_count << PAGE_SHIFT, True) >> PAGE_SHIFT
     slot.mapped += fresh
     vm.lent_count += fresh
+
+
+def _withdraw(vm: Vm, base: Ipa, page_count: u64) -> u64:
+    """The reserved leaves' pages go out of the host's stage 2; gives their bytes."""
+    gone: u64 = 0
+    at = base
+    end = base + (page_count << PAGE_SHIFT)
+    while at < end:
+        entry, shift = stage2.find(vm.stage2, at)
+        leaf = peek64(entry)
+        if stage2.is_reserved(leaf):
+            host_memory.withdraw(stage2.output(leaf), u64(1) << shift)
+            gone += u64(1) << shift
+        at = stage2.after(at, shift)
+    if gone != 0:
+        host_memory.forget()
+    return gone
+
+
+def acquire(vcpu: Vcpu) -> None:
+    """The lock of the VM whose vCPU runs here."""
+    while not lock.attempt(vcpu.vm.lock):
+        # Who holds the lock may wait for a call that waits for what is in our list registers.
+        if read_once(vcpu.gic.recall) != 0:
+            list_registers.surrender(vcpu)
 
 
 def relinquish(vcpu: Vcpu, ipa: Ipa) -> i64:
@@ -282,10 +340,7 @@ def relinquish(vcpu: Vcpu, ipa: Ipa) -> i64:
     if u64(ipa) & (PAGE_SIZE - 1) != 0:
         return Error.INVALID_ARGS
     vm = vcpu.vm
-    while not lock.attempt(vm.lock):
-        # Who holds the lock may wait for a call that waits for what is in our list registers.
-        if read_once(vcpu.gic.recall) != 0:
-            list_registers.surrender(vcpu)
+    acquire(vcpu)
     error = _relinquish(vm, ipa)
     lock.release(vm.lock)
     return error
@@ -295,20 +350,50 @@ def _relinquish(vm: Vm, ipa: Ipa) -> i64:
     slot = find(vm, ipa)
     if slot is None:
         return Error.INVALID_ARGS
-    entry, shift = stage2.find(vm.stage2, ipa)
-    leaf = peek64(entry)
-    if leaf & VALID == 0:
+    page = output(vm, ipa)
+    if page == 0:
         return Error.INVALID_ARGS
-    page = stage2.output(leaf) + (u64(ipa) & ((u64(1) << shift) - 1))
+    if _is_hidden(page) and not host_memory.prepare(page, PAGE_SIZE):
+        return Error.NO_MEMORY
     error = stage2.unmap(vm.stage2, ipa, PAGE_SIZE)
     if error != Error.NO_ERROR:
         return error
-    memory.zero(page, PAGE_SIZE)
-    memory.clean(page, PAGE_SIZE)
-    _take_back(vm, page, PAGE_SIZE)
+    if _is_hidden(page):
+        _restore(vm, page, PAGE_SIZE)
+    else:
+        _wipe(page, PAGE_SIZE)
+        _take_back(vm, page, PAGE_SIZE)
     slot.mapped -= 1
     vm.lent_count -= 1
     return Error.NO_ERROR
+
+
+def output(vm: Vm, ipa: Ipa) -> Pa:
+    """The page that the guest has there; Pa(0): none."""
+    entry, shift = stage2.find(vm.stage2, ipa)
+    leaf = peek64(entry)
+    if leaf & VALID == 0:
+        return Pa(0)
+    return stage2.output(leaf) + (u64(ipa) & ((u64(1) << shift) - 1))
+
+
+@inline
+def _is_hidden(page: Pa) -> bool:
+    return pages.entry(page).STATE == pages.State.PRIVATE
+
+
+def _wipe(base: Pa, size: u64) -> None:
+    """Zeros, also for who looks past the caches."""
+    memory.zero(base, size)
+    memory.clean(base, size)
+
+
+def _restore(vm: Vm, base: Pa, size: u64) -> None:
+    """Private pages go back to the host; while they do they are nobody else's."""
+    _wipe(base, size)
+    host_memory.give(base, size)
+    _reclaim(vm, base, size)
+    vm.private_count -= size >> PAGE_SHIFT
 
 
 def give_back(vm: Vm, budget: u64) -> bool:
@@ -339,7 +424,7 @@ def _give_back(vm: Vm, base: Ipa, end: Ipa, budget: u64) -> u64:
     while more:
         leaf = peek64(entry)
         if leaf != 0:
-            _take_back(vm, stage2.output(leaf), u64(1) << shift)
+            _return(vm, stage2.output(leaf), u64(1) << shift)
             poke64(entry, 0)
             given += u64(1) << (shift - PAGE_SHIFT)
         at = stage2.after(at, shift)
@@ -347,6 +432,28 @@ def _give_back(vm: Vm, base: Ipa, end: Ipa, budget: u64) -> u64:
         more = at < end and given < budget and u64(entry) & (PAGE_SIZE - 1) != 0 and shift == PAGE_SHIFT
     vm.given_back = at
     return given
+
+
+def _return(vm: Vm, base: Pa, size: u64) -> None:
+    """A leaf's pages; the guest of a protected VM may have shown some of them."""
+    at = base
+    end = base + size
+    while vm.private_count != 0 and at < end:
+        hidden = _is_hidden(at)
+        first = at
+        while at < end and _is_hidden(at) == hidden:
+            at = at + PAGE_SIZE
+        if hidden:
+            _restore(vm, first, at - first)
+        else:
+            _take_back(vm, first, at - first)
+    if at < end:
+        _take_back(vm, at, end - at)
+
+
+def _reclaim(vm: Vm, base: Pa, size: u64) -> None:
+    reclaimed = pages.reclaim(base, size >> PAGE_SHIFT, vm.vmid)
+    assert reclaimed, "a private page was not the guest's"
 
 
 def _take_back(vm: Vm, base: Pa, size: u64) -> None:

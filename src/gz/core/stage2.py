@@ -213,17 +213,17 @@ def reserve(s: Stage2, ipa: Ipa, pa: Pa, size: u64, attributes: u64) -> tuple[i6
             poke64(entry, u64(frame) | TABLE)
             shift -= TABLE_BITS
             entry = va(frame) + 8 * ((u64(ipa) >> shift) & _INDEX)
-        poke64(entry, _leaf(pa, shift, attributes) & ~u64(VALID))
+        poke64(entry, leaf(pa, shift, attributes) & ~u64(VALID))
         return Error.NO_ERROR, u64(1) << shift, True
     span = u64(1) << shift
     offset = u64(ipa) & (span - 1)
-    if descriptor != _leaf(Pa(u64(pa) - offset), shift, attributes):
+    if descriptor != leaf(Pa(u64(pa) - offset), shift, attributes):
         return Error.INVALID_ARGS, 0, False
     return Error.NO_ERROR, min(span - offset, size), False
 
 
 @inline
-def _leaf(pa: Pa, shift: u64, attributes: u64) -> u64:
+def leaf(pa: Pa, shift: u64, attributes: u64) -> u64:
     return u64(pa) | attributes | (PAGE if shift == PAGE_SHIFT else BLOCK)
 
 
@@ -271,7 +271,7 @@ def commit(s: Stage2, ipa: Ipa, size: u64, clean: bool) -> u64:
                 poke64(entry, descriptor | VALID)
                 made += u64(1) << shift
                 if shift == PAGE_SHIFT and last:
-                    _merge(s, here)
+                    merge(s, here)
             entry = entry + 8
     dsb("ishst")
     isb()
@@ -362,36 +362,73 @@ def _split(s: Stage2, at: Ipa) -> bool:
         descriptor = peek64(entry)
         if descriptor & VALID == 0 or u64(at) & ((u64(1) << shift) - 1) == 0:
             return True
-        frame = frames.allocate()
-        if frame == 0:
+        if not _divide(s, entry, shift):
             return False
-        s.frames += 1
-        attributes = descriptor & ~u64(ADDRESS_MASK | TYPE_MASK)
-        smaller = shift - TABLE_BITS
-        for i in range(TABLE_ENTRIES):
-            poke64(va(frame) + 8 * i, _leaf(output(descriptor) + (i << smaller), smaller, attributes))
-        _replace(s, entry, u64(frame) | TABLE)
+    return True
+
+
+def refine(s: Stage2, at: Ipa, shift: u64) -> bool:
+    """Let the walk for `at` end at an entry of at most 1 << `shift` bytes, by dividing larger ones, empty ones too.
+
+    What is mapped does not change, for a moment it faults. False: no frames.
+    """
+    entry, found = find(s, at)
+    while found > shift:
+        if not _divide(s, entry, found):
+            return False
+        entry, found = find(s, at)
     return True
 
 
 @cold
-def _merge(s: Stage2, at: Ipa) -> None:
-    """512 adjacent pages in order under one table become one block."""
-    if s.vmid == HOST_VMID:
+def _divide(s: Stage2, entry: Va, shift: u64) -> bool:
+    """A table of smaller leaves, or of nothing, instead of a leaf or nothing."""
+    frame = frames.allocate()
+    if frame == 0:
+        return False
+    s.frames += 1
+    descriptor = peek64(entry)
+    if descriptor == 0:
+        dmb("ishst")
+        poke64(entry, u64(frame) | TABLE)
+        return True
+    attributes = descriptor & ~u64(ADDRESS_MASK | TYPE_MASK)
+    smaller = shift - TABLE_BITS
+    for i in range(TABLE_ENTRIES):
+        poke64(va(frame) + 8 * i, leaf(output(descriptor) + (i << smaller), smaller, attributes))
+    _replace(s, entry, u64(frame) | TABLE)
+    return True
+
+
+@cold
+def merge(s: Stage2, at: Ipa) -> None:
+    """512 adjacent leaves in order under one table become one block; the host's once more, to one of 1 GiB."""
+    upper = va(s.root) + 8 * (u64(at) >> GIGABYTE_SHIFT)
+    if peek64(upper) & TYPE_MASK != TABLE:
         return
-    root = peek64(va(s.root) + 8 * (u64(at) >> GIGABYTE_SHIFT))
-    entry = va(output(root)) + 8 * ((u64(at) >> BLOCK_SHIFT) & _INDEX)
+    lower = va(output(peek64(upper))) + 8 * ((u64(at) >> BLOCK_SHIFT) & _INDEX)
+    if peek64(lower) & TYPE_MASK == TABLE and not _fold(s, lower, PAGE_SHIFT):
+        return
+    if s.vmid == HOST_VMID:
+        _fold(s, upper, BLOCK_SHIFT)
+
+
+def _fold(s: Stage2, entry: Va, shift: u64) -> bool:
+    """Its leaves of 1 << `shift` bytes instead of a table, if they are one block."""
     leaves = output(peek64(entry))
     first = peek64(va(leaves))
-    if first & VALID == 0 or u64(output(first)) & ((1 << BLOCK_SHIFT) - 1) != 0:
-        return
+    if first != leaf(output(first), shift, first & ~u64(ADDRESS_MASK | TYPE_MASK)):
+        return False
+    if u64(output(first)) & ((u64(1) << (shift + TABLE_BITS)) - 1) != 0:
+        return False
     i: u64 = _INDEX
     while i != 0:
-        if peek64(va(leaves) + 8 * i) != first + (i << PAGE_SHIFT):
-            return
+        if peek64(va(leaves) + 8 * i) != first + (i << shift):
+            return False
         i -= 1
     _replace(s, entry, (first & ~u64(TYPE_MASK)) | BLOCK)
     _free_table(s, leaves)
+    return True
 
 
 @cold

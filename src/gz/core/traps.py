@@ -35,7 +35,11 @@ def wait(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
 
 
 def hypercall(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
-    return guest_calls.call(vcpu)  # ELR_EL2 is behind an HVC already
+    outcome = guest_calls.call(vcpu)
+    if outcome == Outcome.REPEAT:
+        sysreg.ELR_EL2 = sysreg.ELR_EL2 - 4  # ELR_EL2 is behind an HVC already
+        return Outcome.LEAVE
+    return outcome
 
 
 def secure_call(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
@@ -43,6 +47,8 @@ def secure_call(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     outcome = guest_calls.call(vcpu)
     if outcome == Outcome.RESUME:
         return Outcome.SKIP
+    if outcome == Outcome.REPEAT:
+        return Outcome.LEAVE
     if outcome == Outcome.LEAVE:
         sysreg.ELR_EL2 = sysreg.ELR_EL2 + 4
     return outcome

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gz.core.frames as frames
 import gz.core.lock as lock
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
@@ -47,7 +48,11 @@ class Vm(Struct, align=64):
     stage2: Stage2
     announced: Announcement
     slots: Array[Slot] = array(SLOTS_MAX)
+    protected: u32  # its ordinary memory is private, its registers are nobody's
+    started: u32  # one of its vCPUs has run
+    guard: Pa  # of a protected VM: Guard
     lent_count: u64  # pages of the host that it has
+    private_count: u64  # those of them that the host cannot reach
     given_slots: u32  # while it ends: slots whose pages are the host's again
     given_back: Ipa  # and how far those of the next one are
     vcpus: Array[Ptr[Vcpu] | None] = array(VCPU_COUNT_MAX)
@@ -162,7 +167,11 @@ def _reset(vm: Vm) -> None:
         slot.page_count = 0
         slot.mapped = 0
         slot.purpose = 0
+    vm.protected = 0
+    vm.started = 0
+    vm.guard = Pa(0)
     vm.lent_count = 0
+    vm.private_count = 0
     vm.given_slots = 0
     vm.given_back = Ipa(0)
     for i in range(VCPU_COUNT_MAX):
@@ -185,6 +194,8 @@ def end(vm: Vm, budget: u64) -> bool:
     if not slots.give_back(vm, budget):
         return False
     vgic.destroy(vm)
+    if vm.guard != 0:
+        frames.free(vm.guard)
     stage2.destroy(vm.stage2)
     store_release(vm.used, FREE)
     return True

@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The MMIO guard of a protected VM: the pages at which it means to talk to the VMM. Any other is a fault of its own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import gz.core.lock as lock
+import gz.core.memory as memory
+from gz.arm64.descriptors import PAGE_SHIFT
+from gz.bits import Array, Ipa, Struct, array, u64
+from gz.core.lock import Lock
+from gz.metal import inline, view
+
+if TYPE_CHECKING:
+    from gz.core.vm import Vm
+
+WINDOWS_MAX = 255
+
+
+class Window(Struct):
+    first: u64  # page
+    count: u64
+
+
+class Guard(Struct):
+    """A frame of zeros is one that permits nothing."""
+
+    lock: Lock
+    window_count: u64
+    windows: Array[Window] = array(WINDOWS_MAX)
+
+
+@inline
+def _of(vm: Vm) -> Guard:
+    return view(Guard, memory.va(vm.guard))
+
+
+def permits(vm: Vm, ipa: Ipa) -> bool:
+    guard = _of(vm)
+    lock.acquire(guard.lock)
+    found = _find(guard, u64(ipa) >> PAGE_SHIFT) != WINDOWS_MAX
+    lock.release(guard.lock)
+    return found
+
+
+def _find(guard: Guard, page: u64) -> u64:
+    """The window with this page, or WINDOWS_MAX."""
+    for i in range(guard.window_count):
+        window = guard.windows[i]
+        if page - window.first < window.count:
+            return i
+    return WINDOWS_MAX
+
+
+def permit(vm: Vm, ipa: Ipa) -> bool:
+    """Accesses to this page go to the VMM. False: it does already, or there are too many windows."""
+    guard = _of(vm)
+    page = u64(ipa) >> PAGE_SHIFT
+    lock.acquire(guard.lock)
+    done = _find(guard, page) == WINDOWS_MAX and _permit(guard, page)
+    lock.release(guard.lock)
+    return done
+
+
+def _permit(guard: Guard, page: u64) -> bool:
+    for i in range(guard.window_count):
+        window = guard.windows[i]
+        if window.first + window.count == page:
+            window.count += 1
+            return True
+        if page + 1 == window.first:
+            window.first = page
+            window.count += 1
+            return True
+    return _add(guard, page, 1)
+
+
+def _add(guard: Guard, first: u64, count: u64) -> bool:
+    if guard.window_count == WINDOWS_MAX:
+        return False
+    window = guard.windows[guard.window_count]
+    window.first = first
+    window.count = count
+    guard.window_count += 1
+    return True
+
+
+def refuse(vm: Vm, ipa: Ipa) -> bool:
+    """Accesses to this page fault. False: they do already, or there are too many windows."""
+    guard = _of(vm)
+    page = u64(ipa) >> PAGE_SHIFT
+    lock.acquire(guard.lock)
+    index = _find(guard, page)
+    done = index != WINDOWS_MAX and _refuse(guard, index, page)
+    lock.release(guard.lock)
+    return done
+
+
+def _refuse(guard: Guard, index: u64, page: u64) -> bool:
+    window = guard.windows[index]
+    before = page - window.first
+    behind = window.count - before - 1
+    if before != 0 and behind != 0 and not _add(guard, page + 1, behind):
+        return False
+    if before == 0:
+        window.first = page + 1
+        window.count = behind
+    else:
+        window.count = before
+    if window.count == 0:
+        last = guard.windows[guard.window_count - 1]
+        window.first = last.first
+        window.count = last.count
+        guard.window_count -= 1
+    return True

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What of its memory the guest of a protected VM shows to the host (MEM_SHARE, MEM_UNSHARE)."""
+
+from __future__ import annotations
+
+import gz.core.host_memory as host_memory
+import gz.core.lock as lock
+import gz.core.pages as pages
+import gz.core.slots as slots
+from gz.abi.errors import Error
+from gz.abi.run import PAGE_SIZE
+from gz.bits import Ipa, Pa, i64, u64
+from gz.core.vcpu import Vcpu
+from gz.core.vm import Vm
+
+PAGES_MAX = 512  # in one call, which tells how many they were
+
+
+def show(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
+    """Of adjacent private pages: what stopped it, and how many the host can see now. FAULT: one is not there yet."""
+    vm = vcpu.vm
+    slots.acquire(vcpu)
+    done: u64 = 0
+    error: i64 = Error.NO_ERROR
+    while error == Error.NO_ERROR and done < min(count, PAGES_MAX):
+        error = _show(vm, ipa + done * PAGE_SIZE)
+        if error == Error.NO_ERROR:
+            done += 1
+    lock.release(vm.lock)
+    return error, done
+
+
+def hide(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
+    """The same for pages that the host shall not see any more; when this returns it does not."""
+    vm = vcpu.vm
+    slots.acquire(vcpu)
+    done: u64 = 0
+    error: i64 = Error.NO_ERROR
+    while error == Error.NO_ERROR and done < min(count, PAGES_MAX):
+        error = _hide(vm, ipa + done * PAGE_SIZE)
+        if error == Error.NO_ERROR:
+            done += 1
+    if done != 0:
+        host_memory.forget()
+    lock.release(vm.lock)
+    return error, done
+
+
+def _page(vm: Vm, ipa: Ipa) -> tuple[i64, Pa]:
+    """A page of memory that begins private."""
+    slot = slots.find(vm, ipa)
+    if slot is None or not slots.is_private(vm, slot):
+        return Error.INVALID_ARGS, Pa(0)
+    page = slots.output(vm, ipa)
+    return Error.FAULT if page == 0 else i64(Error.NO_ERROR), page
+
+
+def _show(vm: Vm, ipa: Ipa) -> i64:
+    error, page = _page(vm, ipa)
+    if error != Error.NO_ERROR:
+        return error
+    if not host_memory.prepare(page, PAGE_SIZE):
+        return Error.NO_MEMORY
+    if not pages.show(page, 1, vm.vmid):
+        host_memory.merge(page)
+        return Error.INVALID_ARGS
+    host_memory.give(page, PAGE_SIZE)
+    vm.private_count -= 1
+    return Error.NO_ERROR
+
+
+def _hide(vm: Vm, ipa: Ipa) -> i64:
+    error, page = _page(vm, ipa)
+    if error != Error.NO_ERROR:
+        return error
+    if not host_memory.prepare(page, PAGE_SIZE):
+        return Error.NO_MEMORY
+    if not pages.hide(page, 1, vm.vmid):
+        return Error.INVALID_ARGS
+    host_memory.withdraw(page, PAGE_SIZE)
+    vm.private_count += 1
+    return Error.NO_ERROR

@@ -1,0 +1,412 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Protected VMs: whose memory is whose (M1, M2, M5, M8, M13, M16), registers (C1, C3, H7), the MMIO guard (H11)."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+from caller import GUEST_BASE, GUEST_RAM, MAILBOX, RUN_PAGE, WORD, Host, declare, finish, mail, make_vm
+from el2 import BLOCK, CORE, HIGH, HIGH_SIZE, LOW, PAGE
+
+import gz.core.faults as faults
+import gz.core.guest_calls as guest_calls
+import gz.core.traps as traps
+from gz.abi.calls import Call, smc64
+from gz.abi.errors import Error
+from gz.abi.exits import ExceptionCode, ExitReason
+from gz.abi.guest import VendorCall
+from gz.abi.registers import BOOT_PSTATE
+from gz.arm64.syndrome import DataAbort, ExceptionClass, FaultStatus, syndrome
+from gz.bits.annotation import type_of
+from gz.core.outcome import Outcome
+from gz.core.vcpu import Vcpu
+from gz.metal.values import view_at
+
+SHARE, UNSHARE, RELINQUISH = VendorCall.MEM_SHARE, VendorCall.MEM_UNSHARE, VendorCall.MEM_RELINQUISH
+INVALID, UNSUPPORTED = -3 & WORD, -1 & WORD
+GFN, PFN = GUEST_BASE // PAGE, GUEST_RAM // PAGE
+ALL = {*range(LOW // PAGE, CORE // PAGE), *range(HIGH // PAGE, (HIGH + HIGH_SIZE) // PAGE)}
+POOL_BASE = GUEST_BASE + 8 * BLOCK
+X0, PC, PSTATE, SP_EL1 = (0x6030_0000_0010_0000 + index for index in (0, 64, 66, 68))
+
+
+@pytest.fixture(scope="module")
+def compiled() -> Host:
+    return Host(guest_calls.call, faults.data, traps.hypercall)
+
+
+@pytest.fixture
+def host(compiled: Host) -> Host:
+    compiled.reset()
+    return compiled
+
+
+def vcpu_of(host: Host, vmid: int) -> Any:
+    return view_at(type_of(Vcpu), host.vm(vmid).vcpus[0])
+
+
+def guest_call(host: Host, vmid: int, *arguments: int) -> tuple[int, int]:
+    """x0 and x1 of a guest's HVC."""
+    vcpu = vcpu_of(host, vmid)
+    for i in range(8):
+        vcpu.context.x[i] = arguments[i] if i < len(arguments) else 0
+    host.outcome = host.machine.fn(guest_calls.call)(vcpu)
+    return vcpu.context.x[0], vcpu.context.x[1]
+
+
+def map_block(host: Host, vmid: int, pfns: list[int], gfn: int = GFN) -> int:
+    mail(host, pfns)
+    return host.call(smc64(Call.MAP_GUEST_BLOCK), vmid, 0, gfn, len(pfns))
+
+
+def protected(host: Host) -> int:
+    return make_vm(host, protected=True)
+
+
+@pytest.mark.parametrize("pfns", [[PFN + i for i in range(512)], [PFN + 2 * i for i in range(512)], [PFN + 3]])
+def test_memory_is_private_until_it_comes_back_as_zeros(host: Host, pfns: list[int]) -> None:
+    """M1, M8."""
+    vmid = protected(host)
+    for pfn in pfns:
+        host.machine.memory.fill(pfn * PAGE, PAGE, 0xA5)
+    assert host.seen() == ALL
+    host.jit.clear_events()
+    assert map_block(host, vmid, pfns) == 0
+    names = [event.name for event in host.jit.events]
+    assert names.index("tlbi vmalls12e1is") < names.index("dc civac"), "a late write of the host's"
+    assert host.seen() == ALL - {*pfns}
+    assert map_block(host, vmid, pfns) == 0  # the same again
+    assert [host.mapped(vmid)[GFN + i] for i in range(len(pfns))] == pfns
+    assert host.machine.memory.read(pfns[0] * PAGE, PAGE) == b"\xa5" * PAGE, "what the VMM loaded is there"
+    host.good(Call.GET_STATISTICS, vmid)
+    assert host.x[2] == 0
+    host.jit.clear_events()
+    while host.call(smc64(Call.DESTROY_VM), vmid, 128) == Error.BUSY:
+        pass
+    cleaned = {event.value & ~(PAGE - 1) for event in host.jit.events if event.name == "dc civac"}
+    assert len(cleaned) == len(pfns)
+    assert host.seen() == ALL
+    assert all(host.machine.memory.read(pfn * PAGE, PAGE) == bytes(PAGE) for pfn in pfns)
+    finish(host)
+
+
+def test_bounce_pool_and_later_regions_stay_shared(host: Host) -> None:
+    vmid = protected(host)
+    for slot, purpose in ((1, 4), (2, 0)):
+        base = POOL_BASE + slot * BLOCK
+        assert declare(host, vmid, slot, base, BLOCK, purpose) == 0
+        host.good(Call.MAP_GUEST, vmid, slot, PFN + slot, base // PAGE, 1)
+        assert guest_call(host, vmid, SHARE, base)[0] == INVALID
+        assert guest_call(host, vmid, UNSHARE, base)[0] == INVALID
+    assert host.seen() == ALL
+    assert declare(host, vmid, 1, POOL_BASE + BLOCK, BLOCK, 1) == Error.INVALID_ARGS
+    assert declare(host, vmid, 0, GUEST_BASE, 4 * BLOCK, 0) == Error.INVALID_ARGS, "private memory for ever"
+    finish(host)
+
+
+def test_private_pages_serve_for_nothing_else(host: Host) -> None:
+    """M5: a second VM, a second address, the core's own use."""
+    vmid = protected(host)
+    other = host.good(Call.CREATE_VM)
+    assert declare(host, other, 0, 0, BLOCK) == 0
+    host.good(Call.MAP_GUEST, vmid, 0, PFN, GFN, 1)
+    before = bytes(host.machine.entries().cast("B"))
+    assert host.call(smc64(Call.MAP_GUEST), vmid, 0, PFN, GFN + 1, 1) == Error.INVALID_ARGS
+    assert host.call(smc64(Call.MAP_GUEST), other, 0, PFN, 0, 1) == Error.INVALID_ARGS
+    assert host.call(smc64(Call.CREATE_VCPU), other << 16, GUEST_RAM) == Error.INVALID_ARGS
+    assert host.call(smc64(Call.SET_MEMREGION), other, 2 * PAGE, GUEST_RAM) == Error.INVALID_ARGS
+    assert host.call(smc64(Call.MAP_GUEST), vmid, 0, MAILBOX // PAGE, GFN + 1, 1) == Error.INVALID_ARGS
+    pfns = [PFN + 8 + i for i in range(512)]
+    for wrong in (PFN, CORE // PAGE, MAILBOX // PAGE, WORD):
+        assert map_block(host, vmid, [*pfns[:300], wrong, *pfns[301:]], GFN + 512) == Error.INVALID_ARGS
+    assert bytes(host.machine.entries().cast("B")) == before
+    assert host.seen() == ALL - {PFN}
+    finish(host)
+
+
+@pytest.mark.parametrize("count", range(9, 20))
+def test_frames_run_out(host: Host, count: int) -> None:
+    """M13: an error without effect wherever it happens, and everything comes back."""
+    host.reset(frame_count=count)
+    vmid = host.good(Call.CREATE_VM)
+    host.good(Call.ENABLE_CAP, vmid, 0x9201, BLOCK, MAILBOX)
+    assert declare(host, vmid, 0, GUEST_BASE, 4 * BLOCK) == 0
+    if host.call(smc64(Call.ENABLE_CAP), vmid, 0xFFBADAB1, 2) != 0:
+        return finish(host)
+    mapped: dict[int, int] = {}
+    failed = False
+    for block in range(8):
+        pfns = [PFN + block * 1024 + 3 * (i % 4) + i // 4 * 512 for i in range(8)]
+        gfn = GFN + (block % 4) * 512 + block // 4 * 8
+        free = host.machine.free_frames
+        status = map_block(host, vmid, pfns, gfn)
+        assert status in (0, Error.NO_MEMORY)
+        if status == 0:
+            mapped |= dict(zip(range(gfn, gfn + 8), pfns, strict=True))
+        else:
+            failed = True
+            assert host.machine.free_frames == free
+        assert host.mapped(vmid) == mapped
+        assert host.seen() == ALL - {*mapped.values()}
+    assert failed or count > 15
+    return finish(host)
+
+
+def test_protection_comes_first_or_never(host: Host) -> None:
+    vmid = make_vm(host)
+    host.good(Call.MAP_GUEST, vmid, 0, PFN, GFN, 1)
+    assert host.call(smc64(Call.ENABLE_CAP), vmid, 0xFFBADAB1, 2) == Error.INVALID_ARGS
+    host.good(Call.DESTROY_VM, vmid, 0)
+    vmid = make_vm(host)
+    host.good(Call.RUN, vmid << 16)
+    assert host.call(smc64(Call.ENABLE_CAP), vmid, 0xFFBADAB1, 2) == Error.INVALID_ARGS
+    finish(host)
+
+
+def test_registers_are_the_start_of_the_boot_vcpu_alone(host: Host) -> None:
+    """C1, C3, H7."""
+    vmid = make_vm(host)
+    boot, other = vmid << 16, vmid << 16 | 1
+    for register in (X0 + 2 * 20, SP_EL1, X0 + 2 * 5, PC):
+        host.good(Call.SET_ONE_REG, boot, register, 0x1234)
+        host.good(Call.SET_ONE_REG, other, register, 0x1234)
+    host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 2)
+    host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 2)
+    context = vcpu_of(host, vmid).context
+    assert (context.elr, context.x[5], context.x[20], context.spsr) == (0x1234, 0x1234, 0, BOOT_PSTATE)
+    assert not any(context.el1[i] for i in range(len(context.el1)) if context.el1[i] == 0x1234)
+    second = view_at(type_of(Vcpu), host.vm(vmid).vcpus[1]).context
+    assert second.elr == 0 and not any(second.x)
+    for register, value in ((PC, GUEST_BASE), *((X0 + 2 * i, i) for i in range(8)), (PSTATE, BOOT_PSTATE)):
+        host.good(Call.SET_ONE_REG, boot, register, value)
+        assert host.good(Call.GET_ONE_REG, boot, register) == value
+        assert host.call(smc64(Call.SET_ONE_REG), other, register, value) == Error.NOT_SUPPORTED
+        assert host.call(smc64(Call.GET_ONE_REG), other, register) == Error.NOT_SUPPORTED
+    assert host.call(smc64(Call.SET_ONE_REG), boot, PSTATE, 0x3C4) == Error.INVALID_ARGS
+    for register in (X0 + 16, X0 + 60, SP_EL1):
+        assert host.call(smc64(Call.SET_ONE_REG), boot, register, 1) == Error.NOT_SUPPORTED
+    host.good(Call.RUN, boot)
+    for register in (PC, PSTATE, X0, X0 + 60):
+        assert host.call(smc64(Call.SET_ONE_REG), boot, register, BOOT_PSTATE) == Error.NOT_SUPPORTED
+        assert host.call(smc64(Call.GET_ONE_REG), boot, register) == Error.NOT_SUPPORTED
+        assert host.x[1] == boot, "no register in an answer"
+    host.good(Call.DESTROY_VCPU, boot)
+    assert host.call(smc64(Call.CREATE_VCPU), boot, RUN_PAGE) == Error.INVALID_ARGS
+    finish(host)
+
+
+def test_features_of_both_kinds(host: Host) -> None:
+    plain, vmid = make_vm(host), host.good(Call.CREATE_VM)
+    host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 2)
+    host.good(Call.CREATE_VCPU, vmid << 16, LOW + 30 * PAGE)
+    assert guest_call(host, plain, VendorCall.FEATURES)[0] == 1 << 0 | 1 << 1 | 1 << 2 | 1 << 9
+    assert guest_call(host, vmid, VendorCall.FEATURES)[0] == 0x3FF
+    assert guest_call(host, plain, VendorCall.HYP_MEMINFO) == (PAGE, 0)
+    assert guest_call(host, vmid, VendorCall.HYP_MEMINFO) == (PAGE, 1)
+    assert guest_call(host, vmid, VendorCall.MMIO_GUARD_INFO)[0] == PAGE
+    assert guest_call(host, vmid, VendorCall.MMIO_GUARD_ENROLL)[0] == 0
+    for function in range(VendorCall.MEM_SHARE, VendorCall.MEM_RELINQUISH):
+        assert guest_call(host, plain, function, GUEST_BASE)[0] == UNSUPPORTED
+        assert guest_call(host, vmid, function, GUEST_BASE, 0, 1)[0] == INVALID
+
+
+def test_ranges_are_shown_and_hidden(host: Host) -> None:
+    vmid = protected(host)
+    pfns = [PFN + i for i in range(512)]
+    assert map_block(host, vmid, pfns) == 0
+    assert guest_call(host, vmid, SHARE, GUEST_BASE + 7 * PAGE) == (0, 1)
+    assert host.seen() == ALL - {*pfns} | {PFN + 7}
+    assert guest_call(host, vmid, SHARE, GUEST_BASE, 512) == (0, 7)  # stops where one is shared already
+    assert guest_call(host, vmid, SHARE, GUEST_BASE + 7 * PAGE, 2)[0] == INVALID
+    assert guest_call(host, vmid, SHARE, GUEST_BASE + 8 * PAGE, 4096) == (0, 504)  # the next block is not there yet
+    assert host.seen() == ALL
+    host.good(Call.GET_STATISTICS, vmid)
+    assert host.x[2] == 512 * PAGE
+    host.jit.clear_events()
+    assert guest_call(host, vmid, UNSHARE, GUEST_BASE + PAGE, 3) == (0, 3)
+    assert "tlbi vmalls12e1is" in [event.name for event in host.jit.events]
+    assert host.seen() == ALL - {PFN + 1, PFN + 2, PFN + 3}
+    assert host.machine.memory.read(GUEST_RAM, 8 * PAGE) is not None
+    for address, count in ((GUEST_BASE + 1, 1), (1 << 40, 1), (WORD - 4095, 2), ((1 << 40) - PAGE, 2), (0, 1)):
+        assert guest_call(host, vmid, SHARE, address, count)[0] == INVALID
+        assert guest_call(host, vmid, UNSHARE, address, count)[0] == INVALID
+    assert guest_call(host, vmid, UNSHARE, GUEST_BASE + PAGE)[0] == INVALID
+    finish(host)
+
+
+def test_a_page_that_is_not_there_yet_is_asked_for(host: Host) -> None:
+    vmid = protected(host)
+    vcpu = vcpu_of(host, vmid)
+    vcpu.context.x[0], vcpu.context.x[1], vcpu.context.x[2], vcpu.context.x[3] = SHARE, GUEST_BASE + PAGE, 0, 0
+    host.jit.sysregs.ELR_EL2 = 0x1004
+    assert host.machine.fn(traps.hypercall)(vcpu, 0) == Outcome.LEAVE
+    assert host.jit.sysregs.ELR_EL2 == 0x1000
+    assert vcpu.exit == ExitReason.EXCEPTION and vcpu.context.x[0] == SHARE
+    assert host.machine.memory.read32(RUN_PAGE + 8) == ExceptionCode.PAGE_FAULT
+
+
+@pytest.mark.parametrize("shown", [False, True])
+def test_what_a_guest_relinquishes_is_zeros(host: Host, shown: bool) -> None:
+    """M16."""
+    vmid = protected(host)
+    pfns = [PFN + i for i in range(512)]
+    assert map_block(host, vmid, pfns) == 0
+    host.machine.memory.fill(GUEST_RAM, 3 * PAGE, 0x5A)
+    if shown:
+        assert guest_call(host, vmid, SHARE, GUEST_BASE + PAGE) == (0, 1)
+    assert guest_call(host, vmid, RELINQUISH, GUEST_BASE + PAGE)[0] == 0
+    assert host.machine.memory.read(GUEST_RAM, 3 * PAGE) == b"\x5a" * PAGE + bytes(PAGE) + b"\x5a" * PAGE
+    assert host.seen() == ALL - {*pfns} | {PFN + 1}
+    assert guest_call(host, vmid, RELINQUISH, GUEST_BASE + PAGE)[0] == INVALID
+    assert guest_call(host, vmid, SHARE, GUEST_BASE + PAGE)[0] == SHARE  # asks for a new one
+    host.good(Call.MAP_GUEST, vmid, 0, PFN + 3000, GFN + 1, 1)
+    assert host.seen() == ALL - {*pfns, PFN + 3000} | {PFN + 1}
+    finish(host)
+
+
+def test_exits_show_no_more_than_they_need(host: Host) -> None:
+    """C1: x2 to x7 of a call stay in the core."""
+    vmid = protected(host)
+    host.good(Call.MAP_GUEST, vmid, 0, PFN, GFN, 1)
+    vcpu = vcpu_of(host, vmid)
+    for i in range(8):
+        vcpu.context.x[i] = 0x5EC0 + i
+    vcpu.context.x[0], vcpu.context.x[1] = VendorCall.PTP, 0
+    assert host.machine.fn(guest_calls.call)(vcpu) == Outcome.LEAVE
+    args = [host.machine.memory.read64(RUN_PAGE + 8 + 8 * i) for i in range(8)]
+    assert args == [VendorCall.PTP, 0, 0, 0, 0, 0, 0, 0]
+
+
+UART = 0x0900_0000
+
+
+def touch(host: Host, vmid: int, address: int) -> Outcome:
+    registers = host.jit.sysregs
+    registers.FAR_EL2, registers.HPFAR_EL2 = address, address >> 12 << 4
+    registers.SPSR_EL2 = 0x3C5
+    iss = int(DataAbort(ISV=1, SAS=2, SRT=3, WnR=1, DFSC=FaultStatus.TRANSLATION + 3))
+    return host.machine.fn(faults.data)(vcpu_of(host, vmid), syndrome(ExceptionClass.DATA_ABORT_LOWER, iss))
+
+
+def test_unguarded_device_access_is_a_fault_of_the_guest(host: Host) -> None:
+    """H11."""
+    vmid = protected(host)
+    host.jit.sysregs.VBAR_EL1 = 0x7000
+    vcpu_of(host, vmid).context.x[3] = 0x5EC3E7
+    assert touch(host, vmid, UART) == Outcome.RESUME
+    assert host.jit.sysregs.ELR_EL2 == 0x7200
+    assert host.machine.memory.read64(RUN_PAGE + 8 + 8) != 0x5EC3E7
+    assert guest_call(host, vmid, VendorCall.MMIO_GUARD_MAP, UART)[0] == 0
+    assert touch(host, vmid, UART + 4) == Outcome.LEAVE
+    assert touch(host, vmid, UART + PAGE) == Outcome.RESUME
+    assert guest_call(host, vmid, VendorCall.MMIO_GUARD_MAP, UART)[0] == INVALID
+    assert guest_call(host, vmid, VendorCall.MMIO_GUARD_UNMAP, UART)[0] == 0
+    assert guest_call(host, vmid, VendorCall.MMIO_GUARD_UNMAP, UART)[0] == INVALID
+    assert touch(host, vmid, UART) == Outcome.RESUME
+    for address in (GUEST_BASE, UART + 1, 1 << 40, WORD):
+        assert guest_call(host, vmid, VendorCall.MMIO_GUARD_MAP, address)[0] == INVALID
+    plain = host.good(Call.CREATE_VM)
+    host.good(Call.CREATE_VCPU, plain << 16, LOW + 30 * PAGE)
+    assert touch(host, plain, UART) == Outcome.LEAVE
+    finish(host)
+
+
+def test_guard_keeps_any_set_of_pages(host: Host) -> None:
+    vmid = protected(host)
+    model: set[int] = set()
+    chance = random.Random(11)
+    for step in range(6000):
+        page = chance.randrange(64) if step < 4000 else 2 * chance.randrange(600)
+        address = UART + page * PAGE
+        if chance.random() < 0.5:
+            status = guest_call(host, vmid, VendorCall.MMIO_GUARD_MAP, address)[0]
+            if status == 0:
+                assert page not in model
+                model.add(page)
+            else:
+                assert page in model or host.machine.memory.read64(host.vm(vmid).guard + 8) == 255
+        else:
+            status = guest_call(host, vmid, VendorCall.MMIO_GUARD_UNMAP, address)[0]
+            if status == 0:
+                model.remove(page)
+            else:
+                assert page not in model or host.machine.memory.read64(host.vm(vmid).guard + 8) == 255
+        if step % 50 == 0:
+            for probe in range(0, 1200, 7):
+                assert (touch(host, vmid, UART + probe * PAGE) == Outcome.LEAVE) == (probe in model)
+    finish(host)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_random_lives_of_pages(host: Host, seed: int) -> None:
+    """Two protected VMs and one that is not fight for pages; after every step the host sees just what it should."""
+    chance = random.Random(seed)
+    vmids = [host.good(Call.CREATE_VM) for _ in range(3)]
+    mapped: dict[int, dict[int, int]] = {vmid: {} for vmid in vmids}
+    hidden: set[int] = set()
+
+    def start(vmid: int) -> None:
+        host.good(Call.CREATE_VCPU, vmid << 16, LOW + (8 + 2 * vmid) * PAGE)
+        host.good(Call.ENABLE_CAP, vmid, 0x9201, BLOCK, LOW + (30 + vmid) * PAGE)
+        assert declare(host, vmid, 0, GUEST_BASE, 2 * BLOCK) == 0
+        if vmid != vmids[2]:
+            host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 2)
+
+    for vmid in vmids:
+        start(vmid)
+    for step in range(2500):
+        vmid = chance.choice(vmids)
+        secret = vmid != vmids[2]
+        own = mapped[vmid]
+        gfn = GFN + chance.choice((chance.randrange(16), chance.randrange(1024)))
+        address = gfn * PAGE
+        match chance.choice(("map", "block", "show", "show", "hide", "relinquish", "end")):
+            case "map":
+                pfn, count = PFN + chance.randrange(1024), chance.choice((1, 2, 5))
+                pairs = {gfn + i: pfn + i for i in range(count)}
+                taken = {p for pages in mapped.values() for p in pages.values()}
+                good = gfn + count <= GFN + 1024 and all(
+                    own.get(g) == p or (g not in own and p not in taken) for g, p in pairs.items()
+                )
+                assert (host.call(smc64(Call.MAP_GUEST), vmid, 0, pfn, gfn, count) == 0) == good
+                if good:
+                    hidden |= {p for g, p in pairs.items() if secret and g not in own}
+                    own |= pairs
+            case "block":
+                base, first = GFN + 512 * chance.randrange(2), PFN + 512 * chance.randrange(2)
+                taken = {p for pages in mapped.values() for p in pages.values()}
+                good = all(
+                    own.get(base + i) == first + i or (base + i not in own and first + i not in taken)
+                    for i in range(512)
+                )
+                host.machine.memory.write_words(LOW + (30 + vmid) * PAGE, [first + i for i in range(512)])
+                assert (host.call(smc64(Call.MAP_GUEST_BLOCK), vmid, 0, base, 512) == 0) == good
+                if good:
+                    hidden |= {first + i for i in range(512) if secret and base + i not in own}
+                    own |= {base + i: first + i for i in range(512)}
+            case "show" | "hide" as what:
+                count, done = chance.choice((1, 3, 40, 512)), 0
+                while done < count and gfn + done in own and secret:
+                    pfn = own[gfn + done]
+                    if (pfn in hidden) != (what == "show"):
+                        break
+                    hidden ^= {pfn}
+                    done += 1
+                x0, x1 = guest_call(host, vmid, SHARE if what == "show" else UNSHARE, address, count)
+                assert (x0, x1) == (0, done) if done else x0 != 0
+            case "relinquish":
+                x0, _ = guest_call(host, vmid, RELINQUISH, address)
+                assert (x0 == 0) == (gfn in own)
+                hidden.discard(own.pop(gfn, 0))
+            case _ if chance.random() < 0.1:
+                host.good(Call.DESTROY_VM, vmid, 0)
+                assert host.good(Call.CREATE_VM) == vmid
+                start(vmid)
+                hidden -= {*own.values()}
+                own.clear()
+        if step % 10 == 0:
+            assert host.seen() == ALL - hidden
+            assert host.mapped(vmid) == own
+    finish(host)
