@@ -90,9 +90,11 @@ def _write(vcpu: Vcpu, number: u64, value: u64) -> i64:
     shape = _shape(number)
     if shape != Error.NO_ERROR:
         return shape
+    index = RegisterId(number).INDEX
+    if index == _PSTATE and vcpu.vm.protected != 0 and vcpu.started == 0:  # clients set all vCPUs' to what it is
+        return Error.NO_ERROR if value == BOOT_PSTATE else i64(Error.INVALID_ARGS)
     if not _offered(vcpu, number):
         return Error.NOT_SUPPORTED
-    index = RegisterId(number).INDEX
     context = vcpu.context
     if index == _PC:
         if vcpu.index == 0 and vcpu.vm.reset_pending != 0:
@@ -102,7 +104,7 @@ def _write(vcpu: Vcpu, number: u64, value: u64) -> i64:
         context.elr = value
         return Error.NO_ERROR
     if index == _PSTATE:
-        if not permitted(value) or (vcpu.vm.protected != 0 and value != BOOT_PSTATE):
+        if not permitted(value):
             return Error.INVALID_ARGS
         context.spsr = value
         return Error.NO_ERROR
