@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import functools
 import random
+import runpy
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -208,3 +210,8 @@ def test_counts_that_wrap_or_leave_the_bank(name: str, count: int) -> None:
     for base in (LOW, LOW + PAGE, LOW + LOW_SIZE - PAGE, HIGH + PAGE):
         assert not call(name, base, count, 1)
     assert bytes(machine().entries().cast("B")) == before
+
+
+def test_page_in_the_documentation_is_current() -> None:
+    docs = Path(__file__).parents[2] / "docs"
+    assert (docs / "memory.md").read_text() == runpy.run_path(str(docs / "memory.py"))["page"]()
