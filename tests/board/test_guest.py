@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import threading
@@ -31,7 +32,7 @@ def run_on_qemu(software: Software, directory: Path, argv: list[str], stdin: byt
         chardev = f"socket,id=p{number},path={directory / name},server=on,wait=off"
         arguments += ["-chardev", chardev, "-device", f"virtserialport,chardev=p{number},name={name}"]
     qemu = subprocess.Popen(arguments, stdin=subprocess.DEVNULL)
-    output = dict.fromkeys(PORTS, b"")
+    output: dict[str, bytes] = dict.fromkeys(PORTS, b"")
 
     def read(name: str, port: socket.socket) -> None:
         while data := port.recv(65536):
@@ -92,7 +93,7 @@ def test_a_shell(software: Software, tmp_path: Path):
     def expect(what: bytes) -> bytes:
         text = b""
         while what not in text:
-            data = output.read1()
+            data = os.read(output.fileno(), 65536)
             assert data, text
             text += data
         return text

@@ -70,7 +70,7 @@ def gz(tmp_path: Path) -> Iterator[Gz]:
 
 def refused(gz: Gz, *arguments: str, **environment: str) -> str:
     """The one line of a refusal."""
-    status, out, err = gz.run(*arguments, **environment)
+    status, out, err = gz.run(*arguments, stdin=b"", **environment)
     lines = [line for line in err.splitlines() if line.startswith("gz: error: ")]
     assert status not in (0, None) and out == b"" and len(lines) == 1, (status, out, err)
     assert "Traceback" not in err and not gz.left_behind()

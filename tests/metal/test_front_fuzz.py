@@ -165,7 +165,7 @@ def test_the_corpus_compiles():
 def test_mutants(name, first, last):
     lines = CORPUS.read_text().splitlines(keepends=True)
     body = "".join(lines[first:last])
-    counts = dict.fromkeys(("refused by Python", "explained", "compiled"), 0)
+    counts: dict[str, int] = dict.fromkeys(("refused by Python", "explained", "compiled"), 0)
     for number in range(ROUNDS):
         rng = random.Random(f"{name} {number}")
         text = "".join(lines[:first]) + mutate(body, rng) + "".join(lines[last:])

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from gz.metal import elf, image, zig
 from gz.metal.assembly import Assembly, assembly, pieces
@@ -101,6 +102,7 @@ def hello(tmp_path_factory) -> image.Image:
 def symbols(path: Path) -> dict[str, int]:
     with path.open("rb") as stream:
         table = ELFFile(stream).get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
         return {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
 
 

@@ -11,6 +11,7 @@ import llvmlite.binding as llvm
 import pytest
 
 from gz.bits import Array, Ptr, Register, Struct, array, field, i32, storage, u8, u16, u32, u64
+from gz.bits.storage import Storage
 from gz.metal.fake_cpu import Word
 from gz.metal.jit import Fault, Hang, Jit, Panic, register_index
 
@@ -212,6 +213,7 @@ define void @"NAME.flush"(i64 %address) {{
 
 @pytest.fixture(scope="module")
 def machine() -> Jit:
+    assert isinstance(PAIRS, Storage)
     return Jit(PROGRAM, roots=ROOTS, storage={f"{NAME}.PAIRS": PAIRS}, extern_functions={"ask": ask})
 
 

@@ -8,7 +8,9 @@ import platform
 import threading
 
 import pytest
+from elftools.elf.dynamic import DynamicSection
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from gz.metal import shared_object
 from gz.metal.elf import CheckError
@@ -46,9 +48,11 @@ def test_exports_and_needs_nothing(target, tmp_path):
         elf = ELFFile(stream)
         machine = {"x86_64-linux-gnu": "EM_X86_64", "aarch64-linux-gnu": "EM_AARCH64"}
         assert elf["e_machine"] == machine[target.triple]
-        symbols = {symbol.name for symbol in elf.get_section_by_name(".dynsym").iter_symbols()}
+        table, dynamic = elf.get_section_by_name(".dynsym"), elf.get_section_by_name(".dynamic")
+        assert isinstance(table, SymbolTableSection) and isinstance(dynamic, DynamicSection)
+        symbols = {symbol.name for symbol in table.iter_symbols()}
         assert {"count", "wait_for"} <= symbols and "state" not in symbols
-        assert not [tag for tag in elf.get_section_by_name(".dynamic").iter_tags() if tag.entry.d_tag == "DT_NEEDED"]
+        assert not [tag for tag in dynamic.iter_tags() if tag.entry.d_tag == "DT_NEEDED"]
 
 
 def test_two_directories_give_the_same_bytes(tmp_path):
@@ -59,6 +63,7 @@ def test_two_directories_give_the_same_bytes(tmp_path):
 
 @pytest.mark.skipif(NATIVE is None, reason="no metal for this machine's user space")
 def test_python_calls_it_and_goes_on_meanwhile(tmp_path):
+    assert NATIVE is not None
     library = ctypes.CDLL(str(shared_object.build(text(NATIVE), NATIVE, tmp_path, "probe")))
     library.count.restype, library.count.argtypes = ctypes.c_uint64, [ctypes.c_uint64]
     assert (library.count(5), library.count(1)) == (0, 5)

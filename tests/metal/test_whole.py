@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from elftools.elf.elffile import ELFFile
+from elftools.elf.sections import SymbolTableSection
 
 from gz.metal import Program, image
 from gz.metal.assembly import pieces
@@ -21,6 +22,7 @@ from gz.metal.target import CORE
 
 def load(name: str):
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
@@ -61,12 +63,15 @@ def test_in_this_process(jit):
 def test_debug_information_names_the_python_source(built):
     with built.elf.open("rb") as stream:
         elf = ELFFile(stream)
-        at = {symbol.name: symbol["st_value"] for symbol in elf.get_section_by_name(".symtab").iter_symbols()}
+        table = elf.get_section_by_name(".symtab")
+        assert isinstance(table, SymbolTableSection)
+        at = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
         dwarf = elf.get_dwarf_info()
         lines: dict[int, tuple[str, int]] = {}
         names = set()
         for unit in dwarf.iter_CUs():
             program = dwarf.line_program_for_CU(unit)
+            assert program is not None
             files = [entry.name.decode() for entry in program["file_entry"]]
             for entry in program.get_entries():
                 if entry.state is not None and not entry.state.end_sequence:
