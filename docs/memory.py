@@ -52,7 +52,8 @@ def page() -> str:
         lines.append(f"| **{before.name}** | {' | '.join(cells)} |")
     lines += [
         "",
-        "LENT and PRIVATE carry the number of the guest; only that one's page is taken back, reclaimed, shown or hidden.",
+        "LENT and PRIVATE carry the number of the guest; only that one's page is taken back, reclaimed, shown or "
+        "hidden.",
         "SHARED counts its users: the last UNSHARE makes the page HOST, a sixteenth SHARE is refused.",
         "",
     ]

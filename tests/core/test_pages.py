@@ -3,8 +3,8 @@
 
 The rules: a page of RAM belongs to the host or to the core. The host's page may be lent to one guest, or be
 shared with 1 to 15 users in the core, never both, or be donated to one guest, which may show it to the host as if
-lent, and hide it again. Who lent or donated it gets it back, from that guest alone, and not while it is the other. A change of
-several pages happens to all of them or to none.
+lent, and hide it again. Who lent or donated it gets it back, from that guest alone, and not while it is the other.
+A change of several pages happens to all of them or to none.
 """
 
 from __future__ import annotations

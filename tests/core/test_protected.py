@@ -52,7 +52,7 @@ def guest_call(host: Host, vmid: int, *arguments: int) -> tuple[int, int]:
     vcpu = vcpu_of(host, vmid)
     for i in range(8):
         vcpu.context.x[i] = arguments[i] if i < len(arguments) else 0
-    host.outcome = host.machine.fn(guest_calls.call)(vcpu)
+    host.machine.fn(guest_calls.call)(vcpu)
     return vcpu.context.x[0], vcpu.context.x[1]
 
 
