@@ -111,6 +111,7 @@ def test_a_shell_without_a_terminal(gz: Gz):
         (["--mem", "9999G"], "memory"),
         (["--mem", "lots"], "not a memory size"),
         (["--gdb", "99999"], "not a TCP port"),
+        (["--protected"], "Debian's kernel cannot be protected"),
     ],
 )
 def test_wrong_arguments(gz: Gz, arguments: list[str], reason: str):

@@ -141,6 +141,7 @@ class FakeVm:
     dtb: tuple[int, int] | None = None
     lines: list[tuple[int, int]] = field(default_factory=list)
     ioeventfds: dict[tuple[int, int], int] = field(default_factory=dict)
+    capabilities: list[tuple[int, ...]] = field(default_factory=list)
     closed: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
 
@@ -160,6 +161,8 @@ class FakeVm:
         return vcpu
 
     def enable_capability(self, capability: int, *arguments: int) -> int:
+        assert not self.vcpus, "protection comes before the vCPUs"
+        self.capabilities.append((capability, *arguments))
         return 0
 
     def set_dtb(self, gpa: int, size: int) -> None:

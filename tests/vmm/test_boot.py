@@ -167,6 +167,7 @@ def test_options() -> None:
     plan = given.plan
     assert (plan.kernel, plan.initrd, plan.cpus, plan.memory) == ("Image", None, 4, 512 * MIB)
     assert plan.disks == [("a,b.img", False), ("c", True)] and plan.params == "quiet"
+    assert (plan.protected, options("--protected").plan.protected) == (False, True)
     assert options("--mem", "33554433").plan.memory == 34 * MIB
     assert (given.transport, options("--transport", "kvm").transport) == ("auto", "kvm")
     assert not options("--params", "console=hvc0 console=ttyAMA0").hvc0

@@ -95,6 +95,11 @@ def test_it_starts_as_linux_wants_it(host: Host) -> None:
     assert tree.getprop(tree.path_offset("/memory@40000000"), "reg")[-4:] == struct.pack(">I", 16 << 20)
 
 
+def test_protection_is_asked_for_once_there_is_memory(host: Host) -> None:
+    vm, _ = host.run(hello, protected=True)
+    assert vm.capabilities == [(0xFFBA_DAB1, 2)]
+
+
 def test_secondary_vcpus_get_no_entry(host: Host) -> None:
     def sleeper(vm: FakeVm) -> Guest:
         yield WaitForInterrupt()

@@ -30,6 +30,7 @@ class Guest:
     memory: int = 512
     params: str = QUIET
     disks: Sequence[str] = ()
+    protected: bool = False
 
     def options(self) -> list[str]:
         """The VMM's options for it."""
@@ -37,6 +38,8 @@ class Guest:
         options += ["--params", self.params]
         if self.initrd is not None:
             options += ["--initrd", self.initrd]
+        if self.protected:
+            options += ["--protected"]
         for disk in self.disks:
             options += ["--disk", disk]
         return options

@@ -53,6 +53,9 @@ def run(
         list[str] | None, typer.Option(metavar="FILE[,ro]", help="Raw disk image; may be repeated.")
     ] = None,
     params: Annotated[str, typer.Option(help="More kernel parameters.")] = "",
+    protected: Annotated[
+        bool, typer.Option("--protected", help="Hide the guest's memory from its host; not for stock kernels.")
+    ] = False,
     cpu: Cpu = CpuModel.CORTEX_A76,
     host_cpus: HostCpus = 2,
     gdb: Annotated[
@@ -65,7 +68,7 @@ def run(
     With a command: run it in the guest, print exactly its output and exit with its exit status."""
     from gz.cli.run import Request, run_guest
 
-    request = Request(tuple(argv or ()), cpus, mem, kernel, initrd, tuple(disk or ()), params)
+    request = Request(tuple(argv or ()), cpus, mem, kernel, initrd, tuple(disk or ()), params, protected)
     return run_guest(request, cpu=cpu.value, host_cpus=host_cpus, gdb=gdb, verbose=verbose)
 
 

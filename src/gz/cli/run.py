@@ -40,10 +40,15 @@ class Request:
     initrd: Path | None
     disks: tuple[str, ...]
     params: str
+    protected: bool = False
 
 
 def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, verbose: bool) -> int:
     """The guest's exit status; 0 after a shell."""
+    if request.protected and not request.kernel:
+        raise UserError(
+            "Debian's kernel cannot be protected: its devices need a restricted DMA pool; give your own by --kernel"
+        )
     require_qemu()
     inputs.room()
     memory = inputs.memory(request.mem)
@@ -85,6 +90,7 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
                 memory,
                 f"{LOUD if verbose else QUIET} {request.params}".strip(),
                 [board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks],
+                request.protected,
             )
             if request.argv:
                 process = start_command(board.host, guest, TO_ERRORS if verbose else NOWHERE)

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from gz.abi import registers
+from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
 from gz.abi.memory import Purpose
 from gz.driver.interface import Vcpu, Vm
@@ -41,6 +42,8 @@ class Plan:
     params: str = ""
     disks: list[tuple[str, bool]] = field(default_factory=list)
     machine: Map = VIRT
+    protected: bool = False
+    """The guest's memory is its own: neither this process nor its host reads it once the guest has touched it."""
 
 
 @dataclass
@@ -94,6 +97,8 @@ class Machine:
 
     def _build(self, console: Streams, ports: list[Port]) -> None:
         memory = self._add_memory()
+        if self._plan.protected:
+            self._vm.enable_capability(Capability.PROTECTED_VM, ProtectedVm.PROTECT)
         layout = load_kernel(memory, self._plan.kernel)
         initrd = None if self._plan.initrd is None else load_initrd(memory, self._plan.initrd, layout)
         self._add_gic()

@@ -53,6 +53,11 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument("--params", default="", metavar="TEXT", help="kernel command line")
     parser.add_argument("--disk", action="append", default=[], metavar="FILE[,ro]", help="raw image; repeat for more")
     parser.add_argument(
+        "--protected",
+        action="store_true",
+        help="its memory is the guest's alone, which has to share what devices use: stock kernels do not",
+    )
+    parser.add_argument(
         "--port",
         action="append",
         default=[],
@@ -76,6 +81,7 @@ def parse(arguments: list[str] | None = None) -> Options:
             memory=_memory(given.mem),
             params=given.params,
             disks=[_disk(text) for text in given.disk],
+            protected=given.protected,
         )
         ports = [_port(text) for text in given.port]
         if len({port.name for port in ports}) < len(ports):
