@@ -1,26 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a payload's text goes: the PL011 of the "virt" machines, which works there without initialisation."""
+"""Where a payload's text goes: the PL011 of the "virt" machines, or the 8250 that the tree names instead. Both work
+there without initialisation."""
 
 from __future__ import annotations
 
 from typing import NoReturn
 
+import gz.core.tree as trees
+from gz.arm64.fdt import MAGIC, FdtHeader
 from gz.arm64.insn import hvc, smc, wfi
 from gz.arm64.pl011 import FR, Pl011
 from gz.arm64.psci import Psci
-from gz.bits import Va, u8, u32, u64
-from gz.metal import export, hook, mmio, peek8, unroll
+from gz.bits import Struct, Va, Window, at, storage, u8, u32, u64
+from gz.metal import address, byte_swap, export, hook, mmio, peek8, unroll, view
 from gz.vmm.maps import VIRT
 
 _NEWLINE = 0x0A
 _RETURN = 0x0D
 _MINUS = 0x2D
 _ZERO = 0x30
+_NINE = 0x39
 _LETTER = 0x61 - 10
+_NODE = trees.text("/uart@")
+_EMPTY = 1 << 5
 _POWERS = tuple(10**n for n in range(19, -1, -1))
 
 
+class Uart8250Window(Window):
+    """The byte registers of a 16550A that sending needs (PC16550D, 8.0)."""
+
+    DATA: u8 = at(0)
+    LSR: u8 = at(5)
+
+
+class Serial(Struct):
+    base: Va
+    """Of an 8250; 0: it is the PL011."""
+
+
+serial = storage(Serial)
+
+
+@export
+def find_uart(tree: Va) -> None:
+    """Looks for "/uart@<address>" in the structure block: /chosen names the console so."""
+    if tree == Va(0):
+        return
+    header = view(FdtHeader, tree)
+    if byte_swap(header.magic) != MAGIC:
+        return
+    here = tree + byte_swap(header.off_dt_struct)
+    end = here + byte_swap(header.size_dt_struct)
+    matched: u64 = 0
+    base: u64 = 0
+    while here < end:
+        character = peek8(here)
+        here += 1
+        if matched < len(_NODE):
+            matched = matched + 1 if character == peek8(address(_NODE) + matched) else 0
+        elif character == 0:
+            serial.base = Va(base)
+            return
+        else:
+            base = base << 4 | (character - _ZERO if character <= _NINE else character - _LETTER)
+
+
 def put(character: u8) -> None:
+    if serial.base != Va(0):
+        uart8250 = mmio(Uart8250Window, serial.base)
+        while uart8250.LSR & _EMPTY == 0:
+            pass
+        uart8250.DATA = character
+        return
     uart = mmio(Pl011, Va(VIRT.uart))
     while FR(uart.FR).TXFF == 1:
         pass

@@ -18,8 +18,8 @@ WINDOW = 0x1_0000
 _STRIDE = 0x208 + 1
 _WINDOWS = (
     ("distributor", VIRT.gicd),
-    ("redistributor", VIRT.gicr),
-    ("private interrupts", VIRT.gicr + WINDOW),
+    ("redistributor", VIRT.redistributors),
+    ("private interrupts", VIRT.redistributors + WINDOW),
     ("VMM", VIRT.virtio),
     ("nothing", VIRT.virtio + 0x100_0000),
 )

@@ -106,7 +106,7 @@ def run_guest(image: u64, size: u64) -> None:
     call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
     declare(vm)
     device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, VIRT.gicd_size)
-    device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.gicr, REDISTRIBUTOR_SIZE)
+    device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
     vcpu = VcpuTuple(VMID=u32(vm), VCPU=0)
     call(Call.CREATE_VCPU, vcpu, u64(address(pages.run)), 0, 0, 0)
     call(Call.SET_ONE_REG, vcpu, PC, VIRT.ram, 0, 0)

@@ -13,7 +13,7 @@ from gz.metal import export, mmio, read_once, write_once
 from gz.vmm.maps import VIRT
 
 DISTRIBUTOR = VIRT.gicd
-REDISTRIBUTOR = VIRT.gicr
+REDISTRIBUTOR = VIRT.redistributors
 
 SGI = 1
 _PRIORITY_MASK = 0xF0

@@ -163,6 +163,8 @@ primary_entry:
     mov x29, xzr
     mov x30, xzr
     mov x0, x19
+    bl find_uart
+    mov x0, x19
     bl payload
     bl power_off
     .ltorg

@@ -13,6 +13,7 @@ import pytest
 
 from gz.cli import inputs
 from gz.cli.report import UserError
+from gz.vmm.maps import CROSVM, VIRT
 
 IMAGE = struct.pack("<II6Q4sI", 0, 0, 0, 1 << 20, 0xA, 0, 0, 0, b"ARM\x64", 0) + bytes(1000)
 
@@ -29,7 +30,17 @@ def file(tmp_path: Path) -> Callable[[bytes], Path]:
 
 @pytest.mark.parametrize("content", [IMAGE, gzip.compress(IMAGE, mtime=0)])
 def test_kernels(file, content: bytes):
-    assert inputs.kernel(file(content)) == file(content)
+    assert inputs.kernel(file(content), VIRT, 64)
+
+
+def test_other_code(file):
+    assert not inputs.kernel(file(b"\x01\0\0\x14" * 100), VIRT, 64)
+
+
+def test_firmware(file):
+    inputs.firmware(file(bytes(0x40_0000)), CROSVM)
+    with pytest.raises(UserError, match="0x400004 bytes, and the flash of this machine has 0x400000"):
+        inputs.firmware(file(bytes(0x40_0004)), CROSVM)
 
 
 @pytest.mark.parametrize(
@@ -38,18 +49,20 @@ def test_kernels(file, content: bytes):
         (b"", "empty"),
         (b"\x7fELF" + bytes(100), "ELF"),
         (b"MZ" + bytes(100), "EFI"),
-        (b"ARM\x64", "not an arm64"),
-        (gzip.compress(b"no kernel" * 100, mtime=0), "not an arm64"),
-        (b"\x1f\x8b" + bytes(100), "gzip"),
-        (b"\x1f\x8b\x08", "not an arm64"),
+        (b"ARM\x64", "a text file"),
+        (gzip.compress(b"no kernel" * 100, mtime=0), "a text file"),
+        (b"\x1f\x8b" + bytes(100), "damaged compressed"),
+        (b"\x1f\x8b\x08", "ends too early"),
     ],
 )
 def test_wrong_kernels(file, content: bytes, reason: str):
     with pytest.raises(UserError, match=reason):
-        inputs.kernel(file(content))
+        inputs.kernel(file(content), VIRT, 64)
 
 
-@pytest.mark.parametrize("look", [inputs.kernel, inputs.initrd, lambda path: inputs.disk(str(path), 0)])
+@pytest.mark.parametrize(
+    "look", [lambda path: inputs.kernel(path, VIRT, 64), inputs.initrd, lambda path: inputs.disk(str(path), 0)]
+)
 def test_missing_files_and_directories(tmp_path: Path, look):
     with pytest.raises(UserError, match="No such file"):
         look(tmp_path / "none")

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import os
 import struct
 import subprocess
@@ -14,11 +15,12 @@ import libfdt
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from images import make_image
+from images import make_elf, make_image, make_zboot
 
 from gz.vmm import fdt
-from gz.vmm.loader import Layout, LoadError, load_initrd, load_kernel, load_tree
-from gz.vmm.maps import VIRT
+from gz.vmm.kernel import is_image, load_kernel
+from gz.vmm.loader import Layout, LoadError, load_firmware, load_initrd, load_tree
+from gz.vmm.maps import MAPS, VIRT, Map
 from gz.vmm.memory import GuestMemory
 from gz.vmm.options import Options, PortOption, UsageError, open_port, parse
 
@@ -30,14 +32,14 @@ def memory(mib: int = 16) -> GuestMemory:
     return GuestMemory([(RAM, memoryview(bytearray(mib * MIB)))])
 
 
-def write_tree(cpus: int, boot: fdt.Boot, virtio: int = 3) -> bytes:
+def write_tree(cpus: int, boot: fdt.Boot, virtio: int = 3, machine: Map = VIRT) -> bytes:
     tree = fdt.Tree()
     with tree.node(""):
-        fdt.write_machine(tree, VIRT, cpus, 512 * MIB, boot)
-        fdt.write_uart(tree, VIRT)
-        fdt.write_rtc(tree, VIRT)
+        fdt.write_machine(tree, machine, cpus, 512 * MIB, boot)
+        fdt.write_uart(tree, machine)
+        fdt.write_rtc(tree, machine)
         for number in range(virtio):
-            fdt.write_virtio(tree, VIRT, number)
+            fdt.write_virtio(tree, machine, number)
     return bytes(tree)
 
 
@@ -58,6 +60,29 @@ def test_dtc_finds_nothing_wrong(tmp_path: Path) -> None:
         'stdout-path = "/pl011@9000000";',
     ):
         assert line in done.stdout, line
+
+
+@pytest.mark.parametrize("machine", MAPS.values(), ids=list(MAPS))
+def test_dtc_likes_every_machine(tmp_path: Path, machine: Map) -> None:
+    blob = tmp_path / "guest.dtb"
+    blob.write_bytes(write_tree(8, fdt.Boot(""), 16, machine))
+    done = subprocess.run(["dtc", "-I", "dtb", "-O", "dts", str(blob)], capture_output=True, text=True, check=True)
+    assert done.stderr == ""
+    tree = libfdt.Fdt(blob.read_bytes())
+    uart = tree.path_offset(tree.getprop(tree.path_offset("/chosen"), "stdout-path").as_str())
+    assert struct.unpack(">QQ", tree.getprop(uart, "reg")) == (machine.uart, machine.uart_size)
+    gic = tree.path_offset(f"/intc@{machine.gicd:x}")
+    _, _, gicr, size = struct.unpack(">4Q", tree.getprop(gic, "reg"))
+    assert gicr + size <= machine.ram and (gicr >= machine.gicd + 0x1_0000 or gicr + size == machine.gicd)
+
+
+def test_kvmtool_tree() -> None:
+    """As kvmtool has it: the redistributors of two vCPUs end where the distributor begins."""
+    tree = libfdt.Fdt(write_tree(2, fdt.Boot(""), machine=MAPS["kvmtool"]))
+    assert tree.getprop(tree.path_offset("/uart@1000000"), "compatible").as_str() == "ns16550a"
+    reg = struct.unpack(">4Q", tree.getprop(tree.path_offset("/intc@3fff0000"), "reg"))
+    assert reg == (0x3FFF_0000, 0x1_0000, 0x3FFB_0000, 0x4_0000)
+    assert tree.path_offset("/memory@80000000") > 0 and tree.path_offset("/virtio_mmio@3000000") > 0
 
 
 def test_tree_names_cpus_and_command_line() -> None:
@@ -96,12 +121,27 @@ def test_gzip_is_unpacked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "only 0 bytes, too short"),
-        (b"\0" * 64, r"not an arm64 Linux Image \(its magic number is 00000000, expected 41524d64\)"),
-        (make_image(4096, magic=b"ARM\x63"), "magic number is 41524d63"),
-        (b"\x7fELF".ljust(4096, b"\0"), "ELF file; give arch/arm64/boot/Image"),
-        (b"MZ\0\0zimg".ljust(4096, b"\0"), "self-extracting EFI image; give the plain Image"),
-        (b"MZ".ljust(4096, b"\0"), "EFI program for another machine"),
+        (b"", "the file is empty"),
+        (b"\0" * 64, "neither an arm64 Linux Image nor an ELF file nor code"),
+        (b"\x7fELF".ljust(4096, b"\0"), "not a 64-bit little-endian ELF file"),
+        (make_elf([(RAM, b"code")])[:60], "not a 64-bit little-endian ELF file"),
+        (make_elf([(RAM, b"code")], machine=62), r"ELF file for another machine \(number 62\)"),
+        (make_elf([(RAM, b"code")], kind=1), "an ELF file that is not a program"),
+        (make_elf([]), "nothing to load"),
+        (make_elf([(RAM, b"code")], count=9), "program headers of this ELF file are damaged"),
+        (make_elf([(0xFFFF_8000_0800_0000, b"code")]), "give arch/arm64/boot/Image instead of vmlinux"),
+        (make_elf([(RAM, b"code")], memory_size=2**63), "not inside the guest's memory"),
+        (make_elf([(RAM, b"code")], entry=RAM + 0x1000), "in no segment"),
+        (make_zboot(b"gzip", b"garbage"), "damaged compressed data"),
+        (make_zboot(b"gzip", gzip.compress(make_image(1 * MIB), 1)[:-100]), "ends too early"),
+        (make_zboot(b"gzip", gzip.compress(make_image(4096)), size=2**32 - 1), "lies outside of the file"),
+        (make_zboot(b"lzo", b"data"), "compressed by 'lzo'; gzip and zstd are known"),
+        (b"MZ\0\0zimg", "only 8 bytes, too short for an EFI zboot image"),
+        (b"MZ".ljust(4096, b"\0"), "EFI program that is no arm64 Linux Image"),
+        (b"#!/bin/sh\n", "a script"),
+        (b"kernel: see the other file\n", "a text file"),
+        (b"070701" + bytes(100), "a cpio archive; that is an --initrd"),
+        (b"\x01\0\0\x14" * (14 * MIB // 4), "does not fit: it needs 14 MiB"),
         (make_image(4096, flags=1), "big-endian"),
         (make_image(4096, image_size=0), "before Linux 3.17"),
         (make_image(4096, text_offset=2**63), "text offset 0x8000000000000000 lies outside"),
@@ -111,18 +151,105 @@ def test_gzip_is_unpacked(tmp_path: Path) -> None:
         ),
         (make_image(4096, image_size=2**64 - 1), "does not fit"),
         (gzip.compress(make_image(15 * MIB, image_size=1 * MIB), 1), "does not fit: it needs 15 MiB"),
-        (gzip.compress(make_image(1 * MIB), 1)[:-100], "the gzip data ends too early"),
-        (gzip.compress(b"short"), "only 5 bytes, too short"),
-        (b"\x1f\x8b" + b"garbage" * 20, "damaged gzip data"),
-        (gzip.compress(bytes(64 * MIB), 9), "not an arm64 Linux Image"),
+        (gzip.compress(make_image(1 * MIB), 1)[:-100], "the compressed data ends too early"),
+        (gzip.compress(b"short"), "a text file"),
+        (gzip.compress(make_elf([(RAM, b"code")])), "an ELF file inside of another; unpack it"),
+        (b"\x1f\x8b" + b"garbage" * 20, "damaged compressed data"),
+        (gzip.compress(bytes(64 * MIB), 9), "neither an arm64 Linux Image"),
     ],
-    ids=range(16),
+    ids=range(32),
 )
 def test_wrong_kernels_are_named(tmp_path: Path, content: bytes, message: str) -> None:
     kernel = tmp_path / "Image"
     kernel.write_bytes(content)
     with pytest.raises(LoadError, match=f"^kernel {kernel}.*{message}"):
         load_kernel(memory(), str(kernel))
+
+
+@pytest.mark.parametrize("machine", MAPS.values(), ids=list(MAPS))
+def test_an_elf_file_is_loaded_by_its_segments(tmp_path: Path, machine: Map) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(make_elf([(machine.ram + 0x1000, b"code"), (machine.ram + 0x9000, b"data")], memory_size=0x100))
+    target = GuestMemory([(machine.ram, memoryview(bytearray(b"\xff" * 16 * MIB)))])
+    layout = load_kernel(target, str(kernel))
+    assert layout == Layout(machine.ram + 0x1000, machine.ram + 14 * MIB, machine.ram + 0x9100)
+    assert bytes(target.at(machine.ram + 0x1000, 0x101)) == b"code".ljust(0x100, b"\0") + b"\xff"
+    assert bytes(target.at(machine.ram + 0x9000, 4)) == b"data"
+    assert not is_image(str(kernel), (machine.ram, 16 * MIB))
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"cpio")
+    start, end = load_initrd(target, str(initrd), layout)
+    assert (start, end) == (machine.ram + 14 * MIB - 0x1000, machine.ram + 14 * MIB - 0x1000 + 4)
+
+
+def test_a_position_independent_elf_file_is_moved_into_ram(tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(make_elf([(0x1000, b"code")], kind=3, entry=0x1002))
+    target = memory()
+    assert load_kernel(target, str(kernel)).entry == RAM + 2 * MIB + 0x1002
+    assert bytes(target.at(RAM + 2 * MIB + 0x1000, 4)) == b"code"
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_raw_binary_goes_where_other_machines_put_it(tmp_path: Path, packed: bool) -> None:
+    code = b"\x01\0\0\x14" + os.urandom(3 * MIB)
+    kernel = tmp_path / "kernel"
+    kernel.write_bytes(gzip.compress(code, 1) if packed else code)
+    target = memory()
+    layout = load_kernel(target, str(kernel))
+    assert layout == Layout(RAM + 0x8_0000, RAM + 14 * MIB, RAM + 0x8_0000 + len(code))
+    assert bytes(target.at(layout.entry, len(code))) == code
+    load_tree(target, b"tree", layout)
+    assert not is_image(str(kernel), (RAM, 16 * MIB))
+
+
+def test_zboot_is_unpacked(tmp_path: Path) -> None:
+    plain, kernel = make_image(3 * MIB), tmp_path / "vmlinuz.efi"
+    kernel.write_bytes(make_zboot(b"gzip", gzip.compress(plain, 1)))
+    target = memory()
+    layout = load_kernel(target, str(kernel))
+    assert bytes(target.at(layout.entry, len(plain))) == plain
+    assert is_image(str(kernel), (RAM, 16 * MIB))
+
+
+def test_zstd_zboot(tmp_path: Path) -> None:
+    """With Python's module it is unpacked, without it the module is named."""
+    plain, kernel = make_image(1 * MIB), tmp_path / "vmlinuz.efi"
+    packed = subprocess.run(["zstd", "-c"], input=plain, capture_output=True, check=True).stdout
+    kernel.write_bytes(make_zboot(b"zstd22", packed))
+    target = memory()
+    if importlib.util.find_spec("zstandard") is None:
+        with pytest.raises(LoadError, match="needs Python's zstandard module"):
+            load_kernel(target, str(kernel))
+    else:
+        layout = load_kernel(target, str(kernel))
+        assert bytes(target.at(layout.entry, len(plain))) == plain
+
+
+def test_firmware_lies_in_flash(tmp_path: Path) -> None:
+    firmware = tmp_path / "flash"
+    firmware.write_bytes(b"code" * 1000)
+    flash = bytearray(2 * MIB)
+    load_firmware(lambda length: memoryview(flash), str(firmware), 1 * MIB)
+    assert flash[:4000] == b"code" * 1000 and not any(flash[4000:])
+    with pytest.raises(LoadError, match="0xfa0 bytes, and the flash of this machine has 0x800"):
+        load_firmware(lambda length: memoryview(flash), str(firmware), 0x800)
+    firmware.write_bytes(b"")
+    with pytest.raises(LoadError, match="the file is empty"):
+        load_firmware(lambda length: memoryview(flash), str(firmware), 0x800)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@given(st.binary(min_size=60, max_size=200), st.binary(max_size=50))
+def test_any_elf_file_loads_or_says_why(tmp_path: Path, head: bytes, rest: bytes) -> None:
+    good = make_elf([(RAM, b"code")])
+    kernel = tmp_path / "kernel"
+    # Identification, type and machine are right, the rest is not.
+    kernel.write_bytes(good[:20] + head + good[20 + len(head) :] + rest)
+    try:
+        load_kernel(memory(), str(kernel))
+    except LoadError as error:
+        assert "\n" not in str(error)
 
 
 def test_missing_files_are_named(tmp_path: Path) -> None:
@@ -183,6 +310,8 @@ def test_options() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (["--machine", "sbsa"], "choose from 'virt', 'kvmtool', 'crosvm'"),
+        (["--firmware", "flash"], "--firmware: not allowed with argument --kernel"),
         (["--cpus", "0"], "--cpus 0: a guest has 1 to 8"),
         (["--cpus", "9"], "--cpus 9: a guest has 1 to 8"),
         (["--mem", "lots"], "--mem lots: expected a number"),

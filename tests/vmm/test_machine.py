@@ -23,6 +23,7 @@ from gz.abi.exits import ExitReason, SystemEvent
 from gz.abi.run import RunPage
 from gz.vmm.exits import End, Ending
 from gz.vmm.machine import Machine, Plan, Streams
+from gz.vmm.maps import CROSVM, KVMTOOL, VIRT, Map
 from gz.vmm.streams import Output
 from gz.vmm.virtio.console import Port
 from gz.vmm.virtio.device import VERSION_1
@@ -48,8 +49,8 @@ class Host:
         self, *guests: Callable[[FakeVm], Guest], ports: list[Port] | None = None, typed: int | None = None, **plan
     ) -> tuple[FakeVm, End]:
         vm = FakeVm(list(guests))
-        plan = Plan(kernel=str(self.kernel), cpus=len(guests), memory=16 << 20, **plan)
-        machine = Machine(vm, plan, Streams(self.output, typed, hvc0=False), ports or [], self.lines.append)
+        plan = {"kernel": str(self.kernel), "cpus": len(guests), "memory": 16 << 20} | plan
+        machine = Machine(vm, Plan(**plan), Streams(self.output, typed, hvc0=False), ports or [], self.lines.append)
         try:
             return vm, machine.run()
         finally:
@@ -82,6 +83,38 @@ def test_a_guest_prints_and_powers_off(host: Host) -> None:
         (DeviceType.VGICV3_DISTRIBUTOR, 0x0800_0000, 0x1_0000),
         (DeviceType.VGICV3_REDISTRIBUTOR, 0x080A_0000, 0x2_0000),
     ]
+
+
+def hello_8250(base: int) -> Callable[[FakeVm], Guest]:
+    def guest(vm: FakeVm) -> Guest:
+        for byte in b"hello\n":
+            while not (yield Load(base + 5, 1)) & 1 << 5:
+                pass
+            yield Store(base, 1, byte)
+        yield POWER_OFF
+
+    return guest
+
+
+@pytest.mark.parametrize("machine", [KVMTOOL, CROSVM], ids=lambda machine: machine.name)
+def test_a_guest_prints_on_other_machines(host: Host, machine: Map) -> None:
+    vm, end = host.run(hello_8250(machine.uart), machine=machine)
+    assert end == End(Ending.POWER_OFF) and host.printed() == b"hello\n" and host.lines == []
+    assert [device[1] for device in vm.devices] == [0x3FFF_0000, 0x3FFD_0000]
+    assert vm.vcpus[0].registers[registers.PC] == 0x8020_0000
+
+
+@pytest.mark.parametrize("machine", [VIRT, KVMTOOL, CROSVM], ids=lambda machine: machine.name)
+def test_firmware_starts_in_flash(host: Host, machine: Map, tmp_path: Path) -> None:
+    def guest(vm: FakeVm) -> Guest:
+        yield POWER_OFF
+
+    firmware = tmp_path / "flash"
+    firmware.write_bytes(b"firmware")
+    vm, _ = host.run(guest, machine=machine, kernel=None, firmware=str(firmware))
+    assert bytes(vm.memory[machine.flash][:9]) == b"firmware\0" and len(vm.memory[machine.flash]) == 2 << 20
+    boot = vm.vcpus[0].registers
+    assert (boot[registers.PC], boot[registers.X0]) == (machine.flash, machine.ram)
 
 
 def test_it_starts_as_linux_wants_it(host: Host) -> None:

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from hosts import Boards, Host
+from hosts import GUEST_TIMEOUT, Boards, Host
+
+from gz.cli import products
 
 
 @pytest.mark.parametrize("vcpus", [1, 2, 4])
@@ -17,6 +19,22 @@ def test_a_guest_boots_and_answers(boards: Boards, cpus: int, vcpus: int):
     assert done.stdout.decode().split() == [host.software.release, "aarch64", str(vcpus), "in"], done
     assert b"wrong" in done.stderr and done.status == 3, done
     assert host.huge_pages() == 0
+
+
+@pytest.mark.parametrize("machine", ["kvmtool", "crosvm"])
+def test_other_machines(host: Host, machine: str):
+    """A payload finds its console by the tree; Debian has it as ttyS0, and RAM and GIC where the map says."""
+    host.shell("mkdir -p /run/test")
+    host.board.host.put("/run/test/hello", products.payload("hello").flat.read_bytes())
+    vmm = ["python3", "-m", "gz.vmm", "--machine", machine]
+    done = host.run(*vmm, "--kernel", "/run/test/hello", "--mem", "32M", timeout=GUEST_TIMEOUT)
+    assert (done.status, done.text) == (0, "hello from a guest, device tree at 0x80000000\r\n"), done
+    initrd = host.initrd(["true"])
+    guest = ["--kernel", host.board.disk("gz-kernel"), "--initrd", initrd, "--cpus", "2", "--mem", "256M"]
+    done = host.run(*vmm, *guest, "--params", "console=ttyS0 panic=-1", timeout=GUEST_TIMEOUT)
+    for text in ("[mem 0x0000000080000000-0x000000008fffffff]", "ttyS0 at MMIO", "Total of 2 processors activated"):
+        assert text in done.text, done
+    assert done.status == 0 and "reboot: Power down" in done.text, done
 
 
 def test_a_disk_both_ways(host: Host):

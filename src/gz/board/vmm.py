@@ -22,20 +22,26 @@ LOUD = "console=ttyAMA0 panic=-1"
 
 @dataclass(frozen=True)
 class Guest:
-    """`kernel`, `initrd` and `disks` ("PATH" or "PATH,ro") are the host VM's files; `memory` in MiB."""
+    """`kernel` or `firmware`, `initrd` and `disks` ("PATH" or "PATH,ro") are the host VM's files; `memory` in MiB."""
 
-    kernel: str
+    kernel: str | None
     initrd: str | None
     cpus: int = 1
     memory: int = 512
     params: str = QUIET
     disks: Sequence[str] = ()
     protected: bool = False
+    machine: str = "virt"
+    firmware: str | None = None
 
     def options(self) -> list[str]:
         """The VMM's options for it."""
-        options = ["--kernel", self.kernel, "--cpus", str(self.cpus), "--mem", f"{self.memory}M"]
+        options = ["--machine", self.machine, "--cpus", str(self.cpus), "--mem", f"{self.memory}M"]
         options += ["--params", self.params]
+        if self.kernel is not None:
+            options += ["--kernel", self.kernel]
+        if self.firmware is not None:
+            options += ["--firmware", self.firmware]
         if self.initrd is not None:
             options += ["--initrd", self.initrd]
         if self.protected:

@@ -35,6 +35,12 @@ class CpuModel(StrEnum):
     MAX = "max"
 
 
+class MachineMap(StrEnum):
+    VIRT = "virt"
+    KVMTOOL = "kvmtool"
+    CROSVM = "crosvm"
+
+
 Cpu = Annotated[CpuModel, typer.Option("--cpu", help="CPU model of the board.")]
 
 
@@ -47,7 +53,12 @@ def run(
     ] = None,
     cpus: Annotated[int, typer.Option(min=1, max=8, help="vCPUs of the guest.")] = 1,
     mem: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the guest, as in 512M or 1G.")] = "512M",
-    kernel: Annotated[Path | None, typer.Option(help="arm64 Image, plain or gzip; default: Debian's.")] = None,
+    kernel: Annotated[
+        Path | None,
+        typer.Option(help="Linux Image (plain, gzip, EFI zboot), ELF file or raw binary; default: Debian's."),
+    ] = None,
+    firmware: Annotated[Path | None, typer.Option(help="What is in the guest's flash, instead of a kernel.")] = None,
+    machine: Annotated[MachineMap, typer.Option(help="Where the guest finds RAM and devices.")] = MachineMap.VIRT,
     initrd: Annotated[Path | None, typer.Option(help="Initial root file system; default: busybox.")] = None,
     disk: Annotated[
         list[str] | None, typer.Option(metavar="FILE[,ro]", help="Raw disk image; may be repeated.")
@@ -68,7 +79,9 @@ def run(
     With a command: run it in the guest, print exactly its output and exit with its exit status."""
     from gz.cli.run import Request, run_guest
 
-    request = Request(tuple(argv or ()), cpus, mem, kernel, initrd, tuple(disk or ()), params, protected)
+    request = Request(
+        tuple(argv or ()), cpus, mem, kernel, initrd, tuple(disk or ()), params, protected, machine.value, firmware
+    )
     return run_guest(request, cpu=cpu.value, host_cpus=host_cpus, gdb=gdb, verbose=verbose)
 
 

@@ -8,20 +8,20 @@ import re
 import shutil
 import socket
 import stat
-import zlib
 from pathlib import Path
 
 from gz.board.qemu import Disk
 from gz.cli.report import UserError
 from gz.state import state_directory
+from gz.vmm.kernel import is_image
+from gz.vmm.loader import LoadError
+from gz.vmm.maps import Map
 
 MiB = 1 << 20
 UNITS = {"": MiB, "M": MiB, "G": 1 << 30}
 SMALLEST_GUEST = 64
 """MiB; with less Debian's kernel and root file system do not fit."""
 
-IMAGE_HEADER = 64
-IMAGE_MAGIC = b"ARM\x64"  # at 56 (Linux, Documentation/arm64/booting.rst)
 GZIP = b"\x1f\x8b"
 SECTOR = 512
 ROOM = 128  # MiB
@@ -53,17 +53,20 @@ def memory(text: str, smallest: int = SMALLEST_GUEST) -> int:
     return size
 
 
-def kernel(path: Path) -> Path:
-    """An arm64 Image, perhaps gzip-compressed."""
-    head = beginning(path, "kernel", 64 * 1024)
-    if head.startswith(GZIP):
-        try:
-            head = zlib.decompressobj(wbits=31).decompress(head, IMAGE_HEADER)
-        except zlib.error:
-            raise UserError(f"kernel {path}: damaged gzip file") from None
-    if head[56:60] != IMAGE_MAGIC:
-        raise UserError(f"kernel {path}: not an arm64 Linux Image ({kind(head)})")
-    return path.absolute()
+def kernel(path: Path, machine: Map, memory: int) -> bool:
+    """Refuse what is no kernel for a guest of `memory` MiB; True for a Linux Image, False for other code."""
+    try:
+        return is_image(str(path), (machine.ram, memory * MiB))
+    except LoadError as error:
+        raise UserError(str(error)) from None
+
+
+def firmware(path: Path, machine: Map) -> None:
+    """Refuse what does not fit into the flash."""
+    beginning(path, "firmware", 1)
+    size = path.stat().st_size
+    if size > machine.flash_size:
+        raise UserError(f"firmware {path}: {size:#x} bytes, and the flash of this machine has {machine.flash_size:#x}")
 
 
 def initrd(path: Path) -> Path:

@@ -23,10 +23,13 @@ from gz.board.wire import Kind
 from gz.cli import inputs, products
 from gz.cli.report import Steps, UserError, progress
 from gz.cli.terminal import Typing, raw_terminal, size
+from gz.vmm.maps import MAPS, Uart
 
 BOARD_MEMORY = 2048  # MiB
 HOST_SHARE = 1024  # MiB that the host, its file system and the core have beside the guest
 SIGNALLED = 128
+TTYS = {Uart.PL011: "ttyAMA0", Uart.UART_8250: "ttyS0"}
+"""What Linux calls them."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,8 @@ class Request:
     disks: tuple[str, ...]
     params: str
     protected: bool = False
+    machine: str = "virt"
+    firmware: Path | None = None
 
 
 def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, verbose: bool) -> int:
@@ -52,11 +57,22 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
     require_qemu()
     inputs.room()
     memory = inputs.memory(request.mem)
-    kernel = request.kernel and inputs.kernel(request.kernel)
+    machine = MAPS[request.machine]
+    # What is not Linux gets its command line as written, and no file system that it did not ask for.
+    linux = request.firmware is None
+    if request.kernel:
+        linux = inputs.kernel(request.kernel, machine, memory)
+    if request.firmware:
+        inputs.firmware(request.firmware, machine)
+        if request.kernel or request.initrd:
+            raise UserError("firmware takes its kernel and initrd from a disk; leave --kernel and --initrd away")
+    kernel = request.kernel and request.kernel.absolute()
     initrd = request.initrd and inputs.initrd(request.initrd)
     inputs.fit(memory, kernel, initrd)
     disks = [inputs.disk(text, number) for number, text in enumerate(request.disks)]
     port = None if gdb is None else inputs.port(gdb)
+    if request.argv and not linux:
+        raise UserError("a command needs Linux; leave --kernel or --firmware away, or the command")
     if request.argv and initrd:
         raise UserError("a command needs the root file system of gz; leave --initrd away, or the command")
 
@@ -66,10 +82,7 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
         step("fetching Debian packages")
         software = Software()
         step("building the guest's file system")
-        files = [
-            Disk(kernel or guest_kernel(software), "gz-kernel", True),
-            Disk(initrd or own_initrd(request.argv, software, scratch), "gz-initrd", True),
-        ]
+        files = guest_files(request, linux, software, scratch)
         board = Board(
             core=core,
             compiled=driver,
@@ -83,14 +96,18 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
         )
         with board, Follower(board, verbose):
             step("starting the guest")
+            given = {disk.serial: board.disk(disk.serial) for disk in files}
+            consoles = (LOUD if verbose else QUIET).replace("ttyAMA0", TTYS[machine.uart_kind])
             guest = Guest(
-                board.disk("gz-kernel"),
-                board.disk("gz-initrd"),
+                given.get("gz-kernel"),
+                given.get("gz-initrd"),
                 request.cpus,
                 memory,
-                f"{LOUD if verbose else QUIET} {request.params}".strip(),
+                f"{consoles} {request.params}".strip() if linux else request.params,
                 [board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks],
                 request.protected,
+                machine.name,
+                given.get("gz-firmware"),
             )
             if request.argv:
                 process = start_command(board.host, guest, TO_ERRORS if verbose else NOWHERE)
@@ -99,6 +116,18 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
                 process = start_console(board.host, guest)
                 step("booting the guest; Ctrl-A x powers it off")
             return pump(process, step, interactive=not request.argv)
+
+
+def guest_files(request: Request, linux: bool, software: Software, scratch: Path) -> list[Disk]:
+    """What the guest starts from; for Linux with Debian's kernel and our file system where none are named."""
+    initrd = request.initrd
+    if linux and initrd is None:
+        initrd = own_initrd(request.argv, software, scratch)
+    kernel = request.kernel
+    if kernel is None and request.firmware is None:
+        kernel = guest_kernel(software)
+    files = {"gz-kernel": kernel, "gz-initrd": initrd, "gz-firmware": request.firmware}
+    return [Disk(path.absolute(), serial, True) for serial, path in files.items() if path is not None]
 
 
 def own_initrd(argv: Sequence[str], software: Software, directory: Path) -> Path:

@@ -42,12 +42,16 @@ class Bus:
         self._reported: set[int] = set()
 
     def attach(self, name: str, base: int, size: int, device: Device) -> None:
-        """Puts a device at base … base + size. Overlap if another is there, ValueError for odd bounds."""
-        if size <= 0 or base % GRANULE or size % GRANULE:
+        """Puts a device at base … base + size. Overlap if another is there, ValueError for odd bounds.
+
+        A device smaller than GRANULE has the one it lies in to itself: it gets offsets outside its size, also
+        negative ones, and has to know its own."""
+        small = 0 < size < GRANULE and base % GRANULE + size <= GRANULE
+        if size <= 0 or (not small and (base % GRANULE or size % GRANULE)):
             raise ValueError(
                 f"the window of {name}, {size:#x} bytes at {base:#x}, is not made of {GRANULE:#x}-byte steps"
             )
-        granules = range(base >> GRANULE_BITS, (base + size) >> GRANULE_BITS)
+        granules = range(base >> GRANULE_BITS, -(-(base + size) >> GRANULE_BITS))
         for granule in granules:
             if granule in self.windows:
                 raise Overlap(f"{name} at {base:#x} overlaps {self._names[granule]} at {self.windows[granule][0]:#x}")

@@ -13,7 +13,8 @@ from enum import IntEnum
 import libfdt
 
 from gz.abi.devices import REDISTRIBUTOR_SIZE
-from gz.vmm.maps import Map
+from gz.vmm.devices import uart8250
+from gz.vmm.maps import Map, Uart
 
 FDT_MAX = 0x20_0000
 """Greatest size of a tree for arm64 Linux (booting.rst)."""
@@ -99,7 +100,7 @@ def write_machine(tree: Tree, machine: Map, cpu_count: int, memory_size: int, bo
         tree.data("interrupt-controller", b"")
         tree.cells("#address-cells", 2)
         tree.cells("#size-cells", 2)
-        tree.reg((machine.gicd, machine.gicd_size), (machine.gicr, REDISTRIBUTOR_SIZE * cpu_count))
+        tree.reg((machine.gicd, machine.gicd_size), (machine.gicr(cpu_count), REDISTRIBUTOR_SIZE * cpu_count))
         tree.cells("phandle", Handle.GIC)
     with tree.node("apb-pclk"):
         tree.text("compatible", "fixed-clock")
@@ -110,12 +111,17 @@ def write_machine(tree: Tree, machine: Map, cpu_count: int, memory_size: int, bo
 
 
 def write_uart(tree: Tree, machine: Map) -> None:
-    with tree.node(f"pl011@{machine.uart:x}"):
-        tree.text("compatible", "arm,pl011", "arm,primecell")
+    with tree.node(machine.uart_path.removeprefix("/")):
         tree.reg((machine.uart, machine.uart_size))
         tree.interrupt(SPI, machine.uart_spi, LEVEL_HIGH)
-        tree.cells("clocks", Handle.CLOCK, Handle.CLOCK)
-        tree.text("clock-names", "uartclk", "apb_pclk")
+        match machine.uart_kind:
+            case Uart.PL011:
+                tree.text("compatible", "arm,pl011", "arm,primecell")
+                tree.cells("clocks", Handle.CLOCK, Handle.CLOCK)
+                tree.text("clock-names", "uartclk", "apb_pclk")
+            case Uart.UART_8250:
+                tree.text("compatible", "ns16550a")
+                tree.cells("clock-frequency", uart8250.CLOCK_HZ)
 
 
 def write_rtc(tree: Tree, machine: Map) -> None:
@@ -144,7 +150,7 @@ def mpidr(cpu: int) -> int:
 def _write_chosen(tree: Tree, machine: Map, boot: Boot) -> None:
     with tree.node("chosen"):
         tree.text("bootargs", boot.params)
-        tree.text("stdout-path", f"/pl011@{machine.uart:x}")
+        tree.text("stdout-path", machine.uart_path)
         tree.data("rng-seed", os.urandom(64))
         tree.data("kaslr-seed", os.urandom(8))
         if boot.initrd is not None:

@@ -11,16 +11,18 @@ from dataclasses import dataclass, field
 from gz.abi import registers
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
-from gz.abi.memory import Purpose
+from gz.abi.memory import BLOCK_SIZE, Purpose
 from gz.driver.interface import Vcpu, Vm
 from gz.vmm import fdt
 from gz.vmm.bus import Bus
 from gz.vmm.devices.pl011 import Pl011
 from gz.vmm.devices.pl031 import Pl031
+from gz.vmm.devices.uart8250 import Uart8250
 from gz.vmm.exits import End
 from gz.vmm.irq import EdgeLine, LevelLine
-from gz.vmm.loader import Layout, load_initrd, load_kernel, load_tree
-from gz.vmm.maps import VIRT, Map
+from gz.vmm.kernel import load_kernel
+from gz.vmm.loader import Layout, load_firmware, load_initrd, load_tree
+from gz.vmm.maps import VIRT, Map, Uart
 from gz.vmm.memory import GuestMemory
 from gz.vmm.streams import Input, Output
 from gz.vmm.vcpu import VcpuThread
@@ -30,12 +32,15 @@ from gz.vmm.virtio.device import VirtioDevice
 from gz.vmm.virtio.mmio import WINDOW_SIZE, MmioTransport, Reg
 from gz.vmm.virtio.rng import Entropy
 
+UARTS: dict[Uart, type[Pl011 | Uart8250]] = {Uart.PL011: Pl011, Uart.UART_8250: Uart8250}
+
 
 @dataclass
 class Plan:
-    """What the user wants. Memory in bytes; disks as (path, read-only)."""
+    """What the user wants: a kernel, or firmware in its stead. Memory in bytes; disks as (path, read-only)."""
 
-    kernel: str
+    kernel: str | None = None
+    firmware: str | None = None
     initrd: str | None = None
     cpus: int = 1
     memory: int = 256 << 20
@@ -99,7 +104,7 @@ class Machine:
         memory = self._add_memory()
         if self._plan.protected:
             self._vm.enable_capability(Capability.PROTECTED_VM, ProtectedVm.PROTECT)
-        layout = load_kernel(memory, self._plan.kernel)
+        layout = self._load(memory)
         initrd = None if self._plan.initrd is None else load_initrd(memory, self._plan.initrd, layout)
         self._add_gic()
         # Before the devices: the core takes no interrupts for a VM without vCPUs.
@@ -123,15 +128,29 @@ class Machine:
         self._undo.callback(memory.release)
         return memory
 
+    def _load(self, memory: GuestMemory) -> Layout:
+        if self._plan.firmware is None:
+            assert self._plan.kernel is not None, "the command line asks for one of them"
+            return load_kernel(memory, self._plan.kernel)
+        base = self._map.flash
+
+        def add_flash(length: int) -> memoryview:
+            return self._vm.add_memory(1, base, -(-length // BLOCK_SIZE) * BLOCK_SIZE, Purpose.NONE)
+
+        load_firmware(add_flash, self._plan.firmware, self._map.flash_size)
+        return Layout(base, self._map.ram, self._map.ram)
+
     def _add_gic(self) -> None:
+        gicr = self._map.gicr(self._plan.cpus)
         self._vm.create_device(DeviceType.VGICV3_DISTRIBUTOR, self._map.gicd, DISTRIBUTOR_SIZE)
-        self._vm.create_device(DeviceType.VGICV3_REDISTRIBUTOR, self._map.gicr, REDISTRIBUTOR_SIZE)
+        self._vm.create_device(DeviceType.VGICV3_REDISTRIBUTOR, gicr, REDISTRIBUTOR_SIZE)
 
     def _add_uart(self, console: Streams) -> None:
-        uart = Pl011(console.output, LevelLine(self._vm.irq_line, self._map.uart_spi))
-        self._bus.attach("pl011", self._map.uart, self._map.uart_size, uart)
+        kind = self._map.uart_kind
+        uart = UARTS[kind](console.output, LevelLine(self._vm.irq_line, self._map.uart_spi))
+        self._bus.attach(kind.value, self._map.uart, self._map.uart_size, uart)
         if console.input is not None and not console.hvc0:
-            typed = Input(console.input, "pl011", uart.deliver)
+            typed = Input(console.input, kind.value, uart.deliver)
             self._undo.callback(typed.stop)
         self._undo.callback(uart.stop)
 

@@ -4,8 +4,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import Enum
 
-from gz.abi.devices import DISTRIBUTOR_SIZE
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
+
+
+class Uart(Enum):
+    PL011 = "pl011"
+    UART_8250 = "uart"
 
 
 @dataclass(frozen=True)
@@ -15,9 +21,15 @@ class Map:
     name: str
     compatible: str
     ram: int
+    flash: int
+    """Where firmware starts, in a bank of `flash_size`."""
+    flash_size: int
     gicd: int
     gicd_size: int
-    gicr: int
+    redistributors: int
+    """The first redistributor's frames, or with `redistributors_end` where the last one's end."""
+    redistributors_end: bool
+    uart_kind: Uart
     uart: int
     uart_size: int
     uart_spi: int
@@ -32,16 +44,30 @@ class Map:
     open_value: int
     """What a load from an address without a device gives."""
 
+    def gicr(self, cpus: int) -> int:
+        """The redistributor of vCPU 0; those of the others follow."""
+        return self.redistributors - cpus * REDISTRIBUTOR_SIZE if self.redistributors_end else self.redistributors
 
-#       0x0800_0000  distributor        0x0900_0000  PL011          0x0a00_0000  virtio-mmio windows
-#       0x080a_0000  redistributors     0x0901_0000  PL031          0x4000_0000  RAM
+    @property
+    def uart_path(self) -> str:
+        """Of the UART's node in the tree."""
+        return f"/{self.uart_kind.value}@{self.uart:x}"
+
+
+#       0x0000_0000  flash              0x0900_0000  PL011          0x0a00_0000  virtio-mmio windows
+#       0x0800_0000  distributor        0x0901_0000  PL031          0x4000_0000  RAM
+#       0x080a_0000  redistributors
 VIRT = Map(
     name="virt",
     compatible="linux,dummy-virt",
     ram=0x4000_0000,
+    flash=0,
+    flash_size=0x0400_0000,
     gicd=0x0800_0000,
     gicd_size=DISTRIBUTOR_SIZE,
-    gicr=0x080A_0000,
+    redistributors=0x080A_0000,
+    redistributors_end=False,
+    uart_kind=Uart.PL011,
     uart=0x0900_0000,
     uart_size=0x1000,
     uart_spi=1,
@@ -55,3 +81,61 @@ VIRT = Map(
     open_value=0,
 )
 """QEMU's `virt` machine (hw/arm/virt.c): what distributions, U-Boot and EDK2 know."""
+
+#       0x0100_0000  8250 UART          0x0300_0000  virtio-mmio windows    (redistributors below)
+#       0x0101_0000  RTC                0x3fff_0000  distributor            0x8000_0000  RAM
+#       0x0200_0000  flash
+KVMTOOL = Map(
+    name="kvmtool",
+    compatible="linux,dummy-virt",
+    ram=0x8000_0000,
+    flash=0x0200_0000,
+    flash_size=0x0100_0000,
+    gicd=0x3FFF_0000,
+    gicd_size=DISTRIBUTOR_SIZE,
+    redistributors=0x3FFF_0000,
+    redistributors_end=True,
+    uart_kind=Uart.UART_8250,
+    uart=0x0100_0000,
+    uart_size=8,
+    uart_spi=0,
+    rtc=0x0101_0000,
+    rtc_size=0x1000,
+    rtc_spi=1,
+    virtio=0x0300_0000,
+    virtio_stride=0x200,
+    virtio_count=16,
+    virtio_spi=4,
+    open_value=0,
+)
+"""kvmtool's (arm-common/kvm-arch.h). Its RTC is a PL031 here: the PC's clock has no driver in arm64 kernels."""
+
+#       0x0000_03f8  8250 UART          0x3fff_0000  distributor            0x7fc0_0000  protected VM firmware
+#       0x0000_2000  RTC                (redistributors below)              0x8000_0000  RAM
+#       0x0200_0000  virtio-mmio windows
+CROSVM = Map(
+    name="crosvm",
+    compatible="linux,dummy-virt",
+    ram=0x8000_0000,
+    flash=0x7FC0_0000,
+    flash_size=0x0040_0000,
+    gicd=0x3FFF_0000,
+    gicd_size=DISTRIBUTOR_SIZE,
+    redistributors=0x3FFF_0000,
+    redistributors_end=True,
+    uart_kind=Uart.UART_8250,
+    uart=0x3F8,
+    uart_size=8,
+    uart_spi=0,
+    rtc=0x2000,
+    rtc_size=0x1000,
+    rtc_spi=1,
+    virtio=0x0200_0000,
+    virtio_stride=0x200,
+    virtio_count=16,
+    virtio_spi=4,
+    open_value=0,
+)
+"""crosvm's for arm64. Its devices are virtio-mmio windows in the low MMIO area; there is no PCI."""
+
+MAPS = {machine.name: machine for machine in (VIRT, KVMTOOL, CROSVM)}

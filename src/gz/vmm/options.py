@@ -13,6 +13,7 @@ from gz.abi.calls import VCPUS_MAX
 from gz.abi.memory import BLOCK_SIZE
 from gz.driver.transport import AUTO, TRANSPORTS
 from gz.vmm.machine import Plan
+from gz.vmm.maps import MAPS, VIRT
 from gz.vmm.streams import Output
 from gz.vmm.virtio.console import Port
 
@@ -46,7 +47,14 @@ class Options:
 def parse(arguments: list[str] | None = None) -> Options:
     """Exits with status 2 and a line of explanation for what is not valid."""
     parser = argparse.ArgumentParser(prog="gz.vmm", description="Runs a guest on the core below this host, or on KVM.")
-    parser.add_argument("--kernel", required=True, metavar="FILE", help="arm64 Linux Image, gzip or not")
+    parser.add_argument(
+        "--machine", choices=tuple(MAPS), default=VIRT.name, help="where RAM and devices lie (default virt)"
+    )
+    program = parser.add_mutually_exclusive_group(required=True)
+    program.add_argument(
+        "--kernel", metavar="FILE", help="arm64 Linux Image (plain, gzip or EFI zboot), ELF file or raw binary"
+    )
+    program.add_argument("--firmware", metavar="FILE", help="what is in the flash, instead of a kernel")
     parser.add_argument("--initrd", metavar="FILE")
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help=f"1 to {VCPUS_MAX}")
     parser.add_argument("--mem", default="256M", metavar="SIZE", help="with K, M or G (default 256M)")
@@ -74,8 +82,12 @@ def parse(arguments: list[str] | None = None) -> Options:
     )
     given = parser.parse_args(arguments)
     try:
+        if given.firmware is not None and given.initrd is not None:
+            raise UsageError("--initrd goes with --kernel; firmware takes its files from a disk")
         plan = Plan(
             kernel=given.kernel,
+            firmware=given.firmware,
+            machine=MAPS[given.machine],
             initrd=given.initrd,
             cpus=_cpus(given.cpus),
             memory=_memory(given.mem),
