@@ -98,7 +98,7 @@ def read(file: str) -> list[Case]:
     return cases
 
 
-def load(case: Case) -> types.ModuleType:
+def load(case: Case, prelude: str = PRELUDE) -> types.ModuleType:
     """The case's source as a module that knows the prelude's names; its lines count from 1."""
     name, file = f"case_{case.name}", f"{case.name}.py"
     module = types.ModuleType(name)
@@ -106,8 +106,8 @@ def load(case: Case) -> types.ModuleType:
     sys.modules[name] = module
     for declared in ("CaseNode", "CasePoint", "Uart"):
         LAYOUTS.pop(declared, None)
-    linecache.cache["prelude.py"] = (len(PRELUDE), None, PRELUDE.splitlines(keepends=True), "prelude.py")
-    exec(compile(PRELUDE, "prelude.py", "exec"), vars(module))
+    linecache.cache["prelude.py"] = (len(prelude), None, prelude.splitlines(keepends=True), "prelude.py")
+    exec(compile(prelude, "prelude.py", "exec"), vars(module))
     text = case.source
     linecache.cache[file] = (len(text), None, text.splitlines(keepends=True), file)
     exec(compile("from __future__ import annotations\n", "future.py", "exec"), vars(module))

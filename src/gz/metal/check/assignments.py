@@ -14,6 +14,7 @@ import gz.metal.check.places as places
 from gz.bits.annotation import AnnotationError, as_value, type_of
 from gz.bits.integers import u64
 from gz.bits.intrinsic import Intrinsic
+from gz.bits.storage import Storage
 from gz.bits.types import (
     NEVER,
     NONE,
@@ -109,6 +110,8 @@ def refuse_shadow(scope: Scope, target: ast.Name | ast.arg) -> None:
         kind = " function"
     elif isinstance(hidden, type):
         kind = " class"
+    elif isinstance(hidden, Storage):
+        kind = " storage"
     elif not isinstance(hidden, ModuleType):
         kind = " constant"
     raise Refusal(target, f"{name} would hide {what}{kind} {name} of this file", "take another name")

@@ -124,7 +124,8 @@ def _in_range(number: int, modular: bool, target: IntType, node: ast.AST, shown_
         return number
     if modular and -(1 << target.bits) <= number < 0:
         return target.wrap(number)
-    raise Refusal(node, f"{spelled(number)} does not fit {shown_type or target}")
+    hint = f"{target} goes from {spelled(target.minimum)} to {spelled(target.maximum)}"
+    raise Refusal(node, f"{spelled(number)} does not fit {shown_type or target}", hint)
 
 
 def spelled(number: int) -> str:

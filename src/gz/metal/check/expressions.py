@@ -34,7 +34,8 @@ def expression(scope: Scope, node: ast.expr, wanted: Type | None = None) -> tree
     """The typed tree of an expression; its type may be EXACT."""
     rule = _RULES.get(type(node))
     if rule is None:
-        raise Refusal(node, f"{_NAMES.get(type(node), type(node).__name__)} is not in the language")
+        name = _NAMES.get(type(node), type(node).__name__)
+        raise Refusal(node, f"{name} is not in the language", _HINTS.get(type(node), ""))
     return rule(scope, node, wanted)
 
 
@@ -231,4 +232,10 @@ _NAMES: dict[type[ast.expr], str] = {
     ast.YieldFrom: "yield",
     ast.Starred: "unpacking with *",
     ast.Slice: "a slice",
+}
+
+_HINTS: dict[type[ast.expr], str] = {
+    ast.List: "arrays are fields, storage(T, n) or table(T, […])",
+    ast.ListComp: "table(T, […]) at the module's top level is computed at build time",
+    ast.Lambda: "write a function; several of one signature go into a function_table",
 }

@@ -125,7 +125,8 @@ class Scope:
         if variable is None:
             if name in self.expired:
                 raise Refusal(node, f"{name} is a constant of the unrolled loop above, unknown behind it")
-            raise Refusal(node, f"{name} has no value here")
+            hint = "it is assigned here, so it is a local" if name in self.globals else ""
+            raise Refusal(node, f"{name} has no value here", hint)
         if variable not in self.flow.assigned:
             raise Refusal(node, f"{name} may have no value here", "give it one on every way")
         return variable
