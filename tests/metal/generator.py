@@ -224,7 +224,7 @@ class Generator:
         a, b = self.operands(kind, depth)
         try:
             zero = eval(b.metal, dict(_CONVERSIONS)) == 0
-        except (NameError, ZeroDivisionError):
+        except (ArithmeticError, MemoryError, NameError, ValueError):
             zero = False
         if zero:  # the compiler refuses it
             return self.leaf(kind)

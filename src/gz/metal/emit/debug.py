@@ -38,7 +38,7 @@ class NoDebug:
     def locals(self, body: Body, function: tree.Function) -> list[str]:
         return []
 
-    def variable(self, item: Storage, local: bool) -> str:
+    def variable(self, item: Storage, local: bool, unique: bool) -> str:
         return ""
 
     def emit(self) -> list[str]:
@@ -114,12 +114,17 @@ class Debug(NoDebug):
             found.append(f"  #dbg_declare(ptr {slot}, {node}, !DIExpression(), {place})")
         return found
 
-    def variable(self, item: Storage, local: bool) -> str:
+    def variable(self, item: Storage, local: bool, unique: bool) -> str:
+        """gdb finds a variable by its linkage name; one whose short name is unique also has that."""
+        whole = self._variable(item, local, f'linkageName: "{item.name}", ')
+        return whole + (self._variable(item, local, "") if unique else "")
+
+    def _variable(self, item: Storage, local: bool, linkage: str) -> str:
         name = item.name.rpartition(".")[2]
         kind = self.type(item.type)
         file = self._file(item.module.replace(".", "/") + ".py")
         node = self._distinct(
-            f'!DIGlobalVariable(name: "{name}", linkageName: "{item.name}", scope: {self._unit}, file: {file}, '
+            f'!DIGlobalVariable(name: "{name}", {linkage}scope: {self._unit}, file: {file}, '
             f"type: {kind}, isLocal: {'true' if local else 'false'}, isDefinition: true)"
         )
         expression = self._node(f"!DIGlobalVariableExpression(var: {node}, expr: !DIExpression())")

@@ -127,7 +127,9 @@ class Module:
         if isinstance(item, Storage):
             size, align = size_of(item.type), max(item.align, align_of(item.type))
             linkage = "global" if self.target.fake else "internal global"
-            debug = self.debug.variable(item, not self.target.fake)
+            short = item.name.rpartition(".")[2]
+            unique = sum(other.name.rpartition(".")[2] == short for other in self.storage) == 1
+            debug = self.debug.variable(item, not self.target.fake, unique)
             return f"{name} = {linkage} [{size} x i8] zeroinitializer, align {align}{debug}"
         content = b"".join(_encode(item.element, value) for value in item.values)
         align = align_of(item.element)
