@@ -10,6 +10,7 @@ from gz.arm64.insn import dc, dsb, hvc, isb, read, tlbi, write
 from gz.arm64.sysreg import SysRegs, sysreg
 from gz.bits import (
     Array,
+    Held,
     Ipa,
     Pa,
     Ptr,
@@ -38,6 +39,7 @@ from gz.metal import (
     copy,
     count_leading_zeros,
     fetch_add,
+    held,
     hook,
     inline,
     load_acquire,
@@ -50,6 +52,7 @@ from gz.metal import (
     poke64,
     popcount,
     read_once,
+    releases,
     store_release,
     unroll,
     view,
@@ -294,4 +297,30 @@ def views(va: Va, count: u64) -> u64:
     return total
 
 
-ROOTS = [widths, pair, find, colours, registers, pointers, addresses, hardware, device, loops, atomics, views]
+@inline
+def hold(tree: Tree) -> Held[Tree]:
+    while fetch_add(tree.count, 1) != 0:
+        pass
+    return held(tree)
+
+
+@releases
+def let_go(tree: Held[Tree]) -> None:
+    store_release(tree.count, 0)
+
+
+def prune(tree: Tree, depth: u64) -> u64:
+    held_tree = hold(tree)
+    if depth > 8:
+        let_go(held_tree)
+        return 0
+    total: u64 = 0
+    for i in range(depth):
+        if held_tree.registers[0] == i:
+            break
+        total += i
+    let_go(held_tree)
+    return total
+
+
+ROOTS = [prune, widths, pair, find, colours, registers, pointers, addresses, hardware, device, loops, atomics, views]
