@@ -46,7 +46,8 @@ class Colour{n}(IntEnum):
 
 
 class Flags{n}(Register, width=32):
-    HIGH = field(31, 24)
+    TOP = field(31)
+    HIGH = field(30, 24)
     MID = field(20, 5)
     LOW = field(0)
 
@@ -152,7 +153,7 @@ class Generator:
             return Text(f"{owner}.{name}[{index.metal}]", f"at({owner}.{name}, {index.model})")
         if kind == "u32" and choice < 0.85:
             index = self.index(len(TABLE))
-            part = self.rng.choice(("HIGH", "MID", "LOW"))
+            part = self.rng.choice(("TOP", "HIGH", "MID", "LOW"))
             if self.rng.random() < 0.5:
                 return Text(f"TABLE[{index.metal}]", f"at(TABLE, {index.model})")
             return Text(f"s.flags.{part}", f"bits(s.flags, '{part}')")
@@ -380,7 +381,7 @@ class Generator:
         )
 
     def field(self, indent: int) -> None:
-        part = self.rng.choice(("HIGH", "MID", "LOW"))
+        part = self.rng.choice(("TOP", "HIGH", "MID", "LOW"))
         value = self.expression("u32", 2)
         self.emit(
             indent,

@@ -8,7 +8,7 @@ from typing import Any
 
 from generator import TABLE, TYPES
 
-FIELDS = {"HIGH": (31, 24), "MID": (20, 5), "LOW": (0, 0)}
+FIELDS = {"TOP": (31, 31), "HIGH": (30, 24), "MID": (20, 5), "LOW": (0, 0)}
 
 
 class Failed(Exception):

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 - a mutant is a line of its own
 """Miscompilations put into the compiler on purpose: the tests have to notice each.
 
-`python tests/metal/mutants.py` tries all of them and prints the score that stands in docs/metal.md; numbers as arguments
+`python tests/metal/mutants.py` tries all of them and prints the score of docs/metal.md; numbers as arguments
 choose. A mutant is one change of one line of a copy of the compiler.
 """
 
@@ -18,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "gz"
-_SEMANTICS = ("test_differential", "test_cases", "test_jit")
+_SEMANTICS = ("test_loops", "test_differential", "test_cases", "test_jit")
 _RULES = ("test_cases", "test_specification", "test_jit", "test_differential")
 
 
@@ -131,7 +132,7 @@ def survives(mutant: Mutant, directory: Path) -> bool:
     environment = os.environ | {
         "PYTHONPATH": str(directory),
         "GZ_STATE": str(directory / "state"),
-        "GZ_FUZZ_PROGRAMS": "80",
+        "GZ_FUZZ_PROGRAMS": "120",
     }
     tests = [f"tests/metal/{name}.py" for name in mutant.tests]
     command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--noconftest", *tests]
