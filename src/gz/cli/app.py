@@ -200,6 +200,18 @@ def execute(argv: Annotated[list[str], typer.Argument(metavar="CMD…", show_def
     return execute_in_host(argv)
 
 
+@app.command(context_settings={"ignore_unknown_options": True})
+@command
+def show(
+    name: Annotated[str, typer.Argument(help="A system register, exit, error, call or exception class; or a number.")],
+    value: Annotated[str | None, typer.Argument(help="What the register holds.", show_default=False)] = None,
+) -> int:
+    """Explain a register, a syndrome (esr 0x93800046), an exit, an error or a call; and what guests get of it."""
+    from gz.cli.show import show
+
+    return show(name, value)
+
+
 @app.command()
 @command
 def doctor(json: Json = False) -> int:
