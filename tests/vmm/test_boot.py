@@ -68,7 +68,7 @@ def test_dtc_likes_every_machine(tmp_path: Path, machine: Map) -> None:
     blob.write_bytes(write_tree(8, fdt.Boot(""), 16, machine))
     done = subprocess.run(["dtc", "-I", "dtb", "-O", "dts", str(blob)], capture_output=True, text=True, check=True)
     assert done.stderr == ""
-    tree = libfdt.Fdt(blob.read_bytes())
+    tree: Any = libfdt.Fdt(blob.read_bytes())
     uart = tree.path_offset(tree.getprop(tree.path_offset("/chosen"), "stdout-path").as_str())
     assert struct.unpack(">QQ", tree.getprop(uart, "reg")) == (machine.uart, machine.uart_size)
     gic = tree.path_offset(f"/intc@{machine.gicd:x}")
@@ -78,7 +78,7 @@ def test_dtc_likes_every_machine(tmp_path: Path, machine: Map) -> None:
 
 def test_kvmtool_tree() -> None:
     """As kvmtool has it: the redistributors of two vCPUs end where the distributor begins."""
-    tree = libfdt.Fdt(write_tree(2, fdt.Boot(""), machine=MAPS["kvmtool"]))
+    tree: Any = libfdt.Fdt(write_tree(2, fdt.Boot(""), machine=MAPS["kvmtool"]))
     assert tree.getprop(tree.path_offset("/uart@1000000"), "compatible").as_str() == "ns16550a"
     reg = struct.unpack(">4Q", tree.getprop(tree.path_offset("/intc@3fff0000"), "reg"))
     assert reg == (0x3FFF_0000, 0x1_0000, 0x3FFB_0000, 0x4_0000)
