@@ -11,6 +11,9 @@ from pathlib import Path
 
 from gz.cli.report import UserError, say
 
+# Boards share their files' tests; two at a time keep two cores busy and leave time limits their meaning.
+PARALLEL = ("-n", "2", "--dist", "loadfile")
+
 
 def source_tree() -> Path:
     """The checkout this package runs from."""
@@ -21,8 +24,9 @@ def source_tree() -> Path:
 
 
 def run_tests(arguments: Sequence[str]) -> int:
-    """pytest on everything, its output and exit status unchanged."""
-    return subprocess.call([sys.executable, "-m", "pytest", *arguments], cwd=source_tree())
+    """pytest on everything, or on what the arguments say; its output and exit status unchanged."""
+    chosen = arguments or PARALLEL
+    return subprocess.call([sys.executable, "-m", "pytest", *chosen], cwd=source_tree())
 
 
 def check_sources() -> int:
