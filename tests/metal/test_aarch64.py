@@ -22,6 +22,7 @@ from generator import HEAD, Generator
 from test_differential import fill, load, random_value
 
 from gz.bits.annotation import LAYOUTS
+from gz.core import memory
 from gz.metal import Program, image
 from gz.metal.assembly import pieces
 from gz.metal.target import CORE
@@ -110,7 +111,8 @@ def test_functions_at_el2_do_what_they_do_here(tmp_path):
         jit = Program(roots=[getattr(module, name) for name in names]).jit()
         here = [f"{name} {jit.fn(getattr(module, name))():#x}" for name in names]
         hooks = [bare_hello.write, bare_hello.write_number, bare_hello.stop]
-        ir = Program(roots=[module.start, *hooks]).ir(CORE)
+        # Copies of structs call the core's memcpy.
+        ir = Program(roots=[module.start, *hooks, memory.memcpy]).ir(CORE)
     finally:
         LAYOUTS.pop(f"State{SEED}", None)
     built = image.build(ir, pieces("bare_hello"), tmp_path)
