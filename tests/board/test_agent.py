@@ -42,7 +42,7 @@ def relay(listener: socket.socket, port: int) -> None:
                 return
             try:
                 current[-1].sendall(data)
-            except OSError:
+            except (IndexError, OSError):
                 pass  # nobody listens, as on a port without a client
 
     threading.Thread(target=inward, daemon=True).start()
@@ -85,7 +85,7 @@ def channel(port: Path) -> Iterator[Channel]:
 
 
 def test_streams_and_status_are_kept_apart(channel: Channel):
-    done = channel.run(["sh", "-c", "cat; echo wrong >&2; exit 5"], stdin=b"in\0put", timeout=20)
+    done = channel.run(["sh", "-c", "cat; echo wrong >&2; exit 5"], stdin=b"in\0put", timeout=60)
     assert (done.status, done.stdout, done.stderr) == (5, b"in\0put", b"wrong\n")
 
 
@@ -96,7 +96,7 @@ def test_large_data_both_ways(channel: Channel):
 
 def test_several_commands_at_once(channel: Channel):
     slow = channel.start(["sh", "-c", "read line; echo slow $line"])
-    assert channel.run(["echo", "quick"], timeout=20).text == "quick\n"
+    assert channel.run(["echo", "quick"], timeout=60).text == "quick\n"
     slow.write(b"one\n")
     assert slow.wait(20).text == "slow one\n"
 
@@ -110,15 +110,15 @@ def test_signals(channel: Channel):
 def test_a_command_that_takes_too_long(channel: Channel):
     with pytest.raises(TimeoutError):
         channel.run(["sleep", "60"], timeout=0.3)
-    assert channel.run(["true"], timeout=20).status == 0
+    assert channel.run(["true"], timeout=60).status == 0
 
 
 def test_what_is_not_there(channel: Channel):
     with pytest.raises(BoardError, match="no-such-program"):
-        channel.run(["no-such-program"], timeout=20)
+        channel.run(["no-such-program"], timeout=60)
     with pytest.raises(BoardError, match="/no/such/file"):
         channel.get("/no/such/file")
-    assert channel.run(["true"], timeout=20).status == 0
+    assert channel.run(["true"], timeout=60).status == 0
 
 
 def test_files(channel: Channel, tmp_path: Path):
@@ -145,15 +145,15 @@ def test_a_new_client_ends_what_the_old_one_left(port: Path, tmp_path: Path):
     mark = tmp_path / "pid"
     first.start(["sh", "-c", f"echo $$ >{mark}; exec sleep 600"])
     while not mark.exists() or not mark.read_text().strip():
-        first.run(["true"], timeout=20)
+        first.run(["true"], timeout=60)
     first.close()
     with Channel(port) as second:
         assert second.hello(20)
         pid = int(mark.read_text())
-        assert second.run(["sh", "-c", f"kill -0 {pid} 2>/dev/null; echo $?"], timeout=20).text != "0\n"
+        assert second.run(["sh", "-c", f"kill -0 {pid} 2>/dev/null; echo $?"], timeout=60).text != "0\n"
 
 
 @pytest.mark.skipif(shutil.which("head") is None, reason="needs coreutils")
 def test_input_after_the_command_has_ended_is_dropped(channel: Channel):
-    assert channel.run(["head", "-c", "1"], stdin=bytes(200_000), timeout=20).stdout == b"\0"
-    assert channel.run(["true"], timeout=20).status == 0
+    assert channel.run(["head", "-c", "1"], stdin=bytes(200_000), timeout=60).stdout == b"\0"
+    assert channel.run(["true"], timeout=60).status == 0
