@@ -157,3 +157,11 @@ def test_a_new_client_ends_what_the_old_one_left(port: Path, tmp_path: Path):
 def test_input_after_the_command_has_ended_is_dropped(channel: Channel):
     assert channel.run(["head", "-c", "1"], stdin=bytes(200_000), timeout=60).stdout == b"\0"
     assert channel.run(["true"], timeout=60).status == 0
+
+
+def test_input_after_the_command_has_closed_its_own_is_dropped(channel: Channel):
+    process = channel.start(["sh", "-c", "exec <&-; echo closed; sleep 1; echo done"])
+    assert next(process.events(60))[1] == b"closed\n"
+    for _ in range(3):
+        process.write(bytes(1000))
+    assert process.wait(60).stdout == b"done\n"

@@ -72,6 +72,9 @@ class Exec:
         os.set_blocking(self.input, False)
 
     def feed(self, data: bytes) -> None:
+        """Input for the command; what comes after it closed its standard input is dropped."""
+        if self.input < 0:
+            return
         if data:
             self.backlog += data
         else:
