@@ -297,8 +297,7 @@ def test_options() -> None:
     assert (plan.protected, options("--protected").plan.protected) == (False, True)
     assert options("--mem", "33554433").plan.memory == 34 * MIB
     assert (given.transport, options("--transport", "kvm").transport) == ("auto", "kvm")
-    assert not options("--params", "console=hvc0 console=ttyAMA0").hvc0
-    assert options("--params", "console=ttyAMA0 console=hvc0 quiet").hvc0
+    assert options("--params", "console=ttyAMA0,115200 console=hvc0 xconsole=no").consoles == ["ttyAMA0", "hvc0"]
     ports = options("--port", "gz.stdin=fd:3", "--port", "log=out:/tmp/a:b", "--port", "gz.status=status").ports
     assert ports == [
         PortOption("gz.stdin", "fd", "3"),

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class Power(IntEnum):
-    """PSCI's view: AFFINITY_INFO answers these numbers (DEN0022 5.7)."""
+    """Whether a vCPU runs when the host says so. For its guest it is OFF or on (DEN0022 5.7)."""
 
     ON = 0
     OFF = 1
-    ON_PENDING = 2
+    ON_PENDING = 2  # CPU_ON is to be taken up at the next RUN
     CLAIMED = 3  # a CPU_ON is being written down
 
 

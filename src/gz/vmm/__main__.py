@@ -82,7 +82,7 @@ def _run(options: Options) -> int:
     try:
         if os.isatty(0):
             terminal = Terminal(0, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        streams = Streams(output, terminal.fd if terminal else 0, options.hvc0)
+        streams = Streams(output, terminal.fd if terminal else 0, options.consoles)
         ports = [status.port if status and option.kind == STATUS else open_port(option) for option in options.ports]
         outputs += [port.output for port in ports if port.output is not None]
         end = _live(options, streams, ports)

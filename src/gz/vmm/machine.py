@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -32,6 +32,7 @@ from gz.vmm.virtio.device import VirtioDevice
 from gz.vmm.virtio.mmio import WINDOW_SIZE, MmioTransport, Reg
 from gz.vmm.virtio.rng import Entropy
 
+HVC0 = "hvc0"
 UARTS: dict[Uart, type[Pl011 | Uart8250]] = {Uart.PL011: Pl011, Uart.UART_8250: Uart8250}
 
 
@@ -53,11 +54,16 @@ class Plan:
 
 @dataclass
 class Streams:
-    """The guest's consoles: UART and hvc0 share the output; the file descriptor `input` feeds one of them."""
+    """The guest's consoles: UART and hvc0 share the output; the file descriptor `input` feeds the last of `named`."""
 
     output: Output
     input: int | None
-    hvc0: bool
+    named: Sequence[str] = ()
+    """By the guest's command line (console=…)."""
+
+    @property
+    def typed_at_hvc0(self) -> bool:
+        return bool(self.named) and self.named[-1] == HVC0
 
 
 class Machine:
@@ -111,8 +117,10 @@ class Machine:
         vcpus = [self._vm.create_vcpu(index) for index in range(self._plan.cpus)]
         self._add_uart(console)
         self._add_rtc()
-        port_0 = Port("hvc0", console.input if console.hvc0 else None, console.output)
-        self._add_virtio(Console(memory, [port_0, *ports]))
+        # Programs that take any virtio console for QEMU's test device (kvm-unit-tests) wait forever for an answer.
+        if ports or HVC0 in console.named:
+            port_0 = Port(HVC0, console.input if console.typed_at_hvc0 else None, console.output)
+            self._add_virtio(Console(memory, [port_0, *ports]))
         for path, read_only in self._plan.disks:
             self._add_virtio(Block(memory, Disk(path, read_only)))
         self._add_virtio(Entropy(memory))
@@ -149,7 +157,7 @@ class Machine:
         kind = self._map.uart_kind
         uart = UARTS[kind](console.output, LevelLine(self._vm.irq_line, self._map.uart_spi))
         self._bus.attach(kind.value, self._map.uart, self._map.uart_size, uart)
-        if console.input is not None and not console.hvc0:
+        if console.input is not None and not console.typed_at_hvc0:
             typed = Input(console.input, kind.value, uart.deliver)
             self._undo.callback(typed.stop)
         self._undo.callback(uart.stop)

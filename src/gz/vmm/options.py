@@ -7,6 +7,7 @@ import argparse
 import fcntl
 import os
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gz.abi.calls import VCPUS_MAX
@@ -39,8 +40,8 @@ class PortOption:
 class Options:
     plan: Plan
     ports: list[PortOption]
-    hvc0: bool
-    """The user types at hvc0, not at the UART."""
+    consoles: Sequence[str]
+    """Those that `plan.params` name."""
     transport: str = AUTO
 
 
@@ -101,7 +102,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     except UsageError as error:
         parser.error(str(error))
     consoles = re.findall(r"(?:^|\s)console=(\w+)", given.params)
-    return Options(plan, ports, bool(consoles) and consoles[-1] == "hvc0", given.transport)
+    return Options(plan, ports, consoles, given.transport)
 
 
 def open_port(option: PortOption) -> Port:
