@@ -26,11 +26,15 @@ SPURIOUS = 1023
 HOST_FRAMES = 4  # of the host's stage 2: two roots, the core's GiB, the doorbell's 2 MiB
 
 
+def nothing(*_: int) -> None:
+    """In place of the instructions that save and load what no test looks at."""
+
+
 class Host:
     """CPU 0 with the host on it: makes calls as HVC or doorbell and comes back from guests by an interrupt."""
 
     def __init__(self, *roots: Callable[..., Any]) -> None:
-        nothing = dict.fromkeys(("fp_save", "fp_load", "sve_save", "sve_load"), lambda *_: None)
+        externs = dict.fromkeys(("fp_save", "fp_load", "sve_save", "sve_load"), nothing)
         functions = (
             calls.hypercall,
             enter.lower_irq,
@@ -42,7 +46,7 @@ class Host:
             host.create_stage2,
             *roots,
         )
-        self.machine = Machine(*functions, externs=nothing)
+        self.machine = Machine(*functions, externs=externs)
         self.jit = self.machine.jit
         self.redistributor = self.jit.buffer(0x2_0000)
 
@@ -60,12 +64,12 @@ class Host:
         self.jit.sysregs.CNTFRQ_EL0 = 62_500_000
         (self.context,) = self.start_cpus(1)
         self.x = (ctypes.c_uint64 * 31).from_address(self.context + Context.offset("x"))
-        self._hypercall = self.jit.raw("gz.core.calls.hypercall")
-        self._interrupt = self.jit.raw("gz.core.enter.lower_irq")
+        self.hypercall = self.jit.raw("gz.core.calls.hypercall")
+        self.interrupt = self.jit.raw("gz.core.enter.lower_irq")
 
     def start_cpus(self, count: int) -> list[int]:
         """The addresses of the host's contexts on the first CPUs."""
-        contexts = []
+        contexts: list[int] = []
         for index in range(count):
             cpu = self.jit.storage("gz.core.cpu.CPUS")[index]
             contexts.append(address_of(cpu))
@@ -80,9 +84,9 @@ class Host:
         for i in range(8):
             self.x[i] = arguments[i] & WORD if i < len(arguments) else 0
         elr = self.jit.sysregs.ELR_EL2
-        below = self._hypercall(self.context, int(doorbell))
+        below = self.hypercall(self.context, int(doorbell))
         if below != self.context:
-            assert self._interrupt(below) == self.context
+            assert self.interrupt(below) == self.context
         assert self.jit.sysregs.ELR_EL2 in (elr - 4, elr, elr + 4)
         return ctypes.c_int64(self.x[0]).value
 
@@ -91,7 +95,7 @@ class Host:
         assert self.call(smc64(call), *arguments) == 0
         return self.x[1]
 
-    def vm(self, vmid: int):
+    def vm(self, vmid: int) -> Any:
         return self.jit.storage("gz.core.vm.VMS")[vmid - 1]
 
     def mapped(self, vmid: int) -> dict[int, int]:
@@ -132,7 +136,9 @@ def declare(host: Host, vmid: int, slot: int, gpa: int, size: int, purpose: int 
     return host.call(smc64(Call.SET_MEMREGION), vmid, 2 * PAGE, BUFFER)
 
 
-def populate(host: Host, vmid: int, slot: int, gpa: int, runs: list[tuple[int, int]], column=smc64) -> int:
+def populate(
+    host: Host, vmid: int, slot: int, gpa: int, runs: list[tuple[int, int]], column: Callable[[Call], int] = smc64
+) -> int:
     memory = host.machine.memory
     memory.write32(BUFFER, slot)
     memory.write32(BUFFER + 4, len(runs))

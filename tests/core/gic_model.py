@@ -50,9 +50,9 @@ class Model:
 
     count: int
     control: int = 0
-    spis: dict[int, Interrupt] = field(default_factory=dict)
-    private: list[dict[int, Interrupt]] = field(default_factory=list)
-    sleep: list[bool] = field(default_factory=list)
+    spis: dict[int, Interrupt] = field(init=False)
+    private: list[dict[int, Interrupt]] = field(init=False)
+    sleep: list[bool] = field(init=False)
 
     def __post_init__(self) -> None:
         self.spis = {n: Interrupt(n) for n in range(32, SPI_END)}

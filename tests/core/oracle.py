@@ -25,12 +25,12 @@ class Vm:
     smc64: bool
     announced: tuple[int, int, int] | None = None
     announces: bool = False
-    slots: dict[int, tuple[int, int]] = field(default_factory=dict)  # number → first gfn, pages
-    purposes: dict[int, int] = field(default_factory=dict)
+    slots: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])  # number → first gfn, pages
+    purposes: dict[int, int] = field(default_factory=dict[int, int])
     protected: bool = False
-    mapped: dict[int, int] = field(default_factory=dict)  # gfn → pfn
-    vcpus: dict[int, int] = field(default_factory=dict)  # index → pfn of the run page
-    registers: dict[tuple[int, int], int] = field(default_factory=dict)
+    mapped: dict[int, int] = field(default_factory=dict[int, int])  # gfn → pfn
+    vcpus: dict[int, int] = field(default_factory=dict[int, int])  # index → pfn of the run page
+    registers: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     mailbox: int | None = None
     idle: bool = False
     ending: bool = False
@@ -100,6 +100,11 @@ class Oracle:
                 return OK, [16, 0, 0]
             case 13 if x[1] == 0:
                 return (OK, [512]) if x[2] in (0x9204, 0x9205) else (INVALID, [])
+            case _:
+                return self.vm_call(index, x)
+
+    def vm_call(self, index: int, x: list[int]) -> tuple[int, list[int | None]]:
+        """A call about a VM or a vCPU."""
         vcpu_call = index in (2, 3, 5, 8, 9, 10)
         vmid = x[1] >> 16 if vcpu_call else x[1]
         vm = self.vms.get(vmid)
@@ -131,7 +136,8 @@ class Oracle:
                 return self.map_guest_block(vm, vmid, x[2], x[3], x[4]), []
             case 19:
                 return OK, [None, sum(self.pages[pfn][0] == "lent" for pfn in vm.mapped.values()) * PAGE]
-        raise LookupError(index)
+            case _:
+                raise LookupError(index)
 
     def create_vm(self, type: int, smc64: bool) -> tuple[int, list[int | None]]:
         if type != 0:

@@ -242,7 +242,7 @@ def test_run_of_a_parked_vcpu(host: Host) -> None:
 def test_a_vcpu_that_runs_is_left_alone(host: Host) -> None:
     vmid = make_vm(host)
     host.x[0], host.x[1] = smc64(Call.RUN), vmid << 16
-    below = host._hypercall(host.context, 0)
+    below = host.hypercall(host.context, 0)
     assert below != host.context
     first, address = host.start_cpus(2)
     host.context = address
@@ -254,7 +254,7 @@ def test_a_vcpu_that_runs_is_left_alone(host: Host) -> None:
     assert host.call(smc64(Call.DESTROY_VM), vmid, 128) == Error.BUSY
     assert host.call(smc64(Call.DESTROY_VM), vmid, 0) == Error.INVALID_ARGS  # BUSY is for batches alone
     assert host.call(smc64(Call.SET_ONE_REG), vmid << 16, 0x6030_0000_0010_0000, 5) == Error.BUSY
-    assert host._interrupt(below) == first
+    assert host.interrupt(below) == first
     assert host.call(smc64(Call.DESTROY_VM), vmid, 0) == 0
 
 
@@ -462,14 +462,14 @@ class RandomHost:
 
     def compare(self) -> None:
         real = self.host.machine.entries()
-        pages = {}
+        pages: dict[int, tuple[str, int] | None] = {}
         for index in range(len(real)):
             if real[index] and real[index] != 3:
                 low = LOW_SIZE // PAGE
                 pfn = LOW // PAGE + index if index < low else HIGH // PAGE + index - low
                 pages[pfn] = entry_of(real[index])
         assert pages == self.oracle.pages
-        hidden = {pfn for pfn, (state, _) in pages.items() if state == "private"}
+        hidden = {pfn for pfn, entry in pages.items() if entry and entry[0] == "private"}
         assert self.host.seen() == {*range(LOW // PAGE, CORE // PAGE), *range(HIGH // PAGE, HIGH_END // PAGE)} - hidden
         for vmid, vm in self.oracle.vms.items():
             assert self.host.mapped(vmid) == vm.mapped

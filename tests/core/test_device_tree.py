@@ -18,6 +18,7 @@ from gz.arm64.fdt import SIZE_MAX
 from gz.core import discovery, hole, host_tree, placement, tree
 from gz.core.tree import NONE
 from gz.metal import Program
+from gz.metal.jit import Jit
 
 SOURCE = """
 /dts-v1/;
@@ -101,7 +102,7 @@ def compiled(source: str) -> bytes:
 
 
 @pytest.fixture(scope="module")
-def jit():
+def jit() -> Jit:
     program = Program(
         roots=[
             tree.open,
@@ -122,7 +123,7 @@ def jit():
 class Machine:
     """One tree, read with fresh storage. The blob ends where its memory does."""
 
-    def __init__(self, jit, blob: bytes) -> None:
+    def __init__(self, jit: Jit, blob: bytes) -> None:
         self.jit = jit
         jit.reset()
         self.blob = self.jit.buffer(SIZE_MAX)
@@ -132,7 +133,7 @@ class Machine:
         self.opened = self.jit.fn(tree.open)(self.tree.address, self.at, len(blob))
 
     @property
-    def machine(self):
+    def machine(self) -> Any:
         return self.jit.storage("gz.core.platform.machine")
 
     def discover(self) -> None:
@@ -146,7 +147,8 @@ class Machine:
         return bytes(out.memory[:size])
 
     def nodes(self) -> list[tuple[str, int]]:
-        found, node, depth = [], self.jit.fn(tree.root)(self.tree.address), 0
+        found: list[tuple[str, int]] = []
+        node, depth = self.jit.fn(tree.root)(self.tree.address), 0
         while node != NONE:
             at, length = self.jit.fn(tree.name)(self.tree.address, node)
             start = at - self.at
@@ -155,8 +157,9 @@ class Machine:
         return found
 
 
-def walk(fdt: Any) -> list[tuple[str, int]]:
-    found, node, depth = [], 0, 0
+def walk(fdt: libfdt.FdtRo) -> list[tuple[str, int]]:
+    found: list[tuple[str, int]] = []
+    node, depth = 0, 0
     while True:
         found.append((fdt.get_name(node), depth))
         try:
@@ -168,21 +171,21 @@ def walk(fdt: Any) -> list[tuple[str, int]]:
 
 
 @pytest.fixture(params=["", RESERVED], ids=["without reservations", "with reservations"])
-def board(request, jit) -> Machine:
+def board(request: pytest.FixtureRequest, jit: Jit) -> Machine:
     found = Machine(jit, compiled(SOURCE.replace("RESERVED", request.param)))
     assert found.opened
     return found
 
 
-def ranges(array, count: int) -> list[tuple[int, int]]:
+def ranges(array: Any, count: int) -> list[tuple[int, int]]:
     return [(array[i].base, array[i].size) for i in range(count)]
 
 
-def test_nodes_are_those_that_libfdt_sees(board):
+def test_nodes_are_those_that_libfdt_sees(board: Machine) -> None:
     assert board.nodes() == walk(libfdt.Fdt(bytes(board.blob.memory)))
 
 
-def test_discovery(board):
+def test_discovery(board: Machine) -> None:
     board.discover()
     m = board.machine
     assert ranges(m.ram, m.ram_count) == [(0x4000_0000, 0x1000_0000), (0x1_0000_0000, 0x1000_0000)]
@@ -198,14 +201,14 @@ def test_discovery(board):
     assert [cpus[i].mpidr for i in range(m.cpu_count)] == [0, 0x100, 0x1_0001]
 
 
-def test_uart_without_stdout_path(jit):
+def test_uart_without_stdout_path(jit: Jit) -> None:
     source = SOURCE.replace('stdout-path = "serial0:115200n8";', "").replace("RESERVED", "")
     board = Machine(jit, compiled(source))
     board.discover()
     assert board.machine.uart.base == 0x1000, "the first that is not disabled"
 
 
-def test_reserved_memory_is_taken(jit):
+def test_reserved_memory_is_taken(jit: Jit) -> None:
     board = Machine(jit, compiled(SOURCE.replace("RESERVED", RESERVED)))
     board.discover()
     taken = board.jit.storage("gz.core.placement.placement")
@@ -216,14 +219,14 @@ def test_reserved_memory_is_taken(jit):
     assert board.jit.fn(placement.find)(0x1000_0001, 0x20_0000) == 0
 
 
-def test_doorbell_lies_behind_devices_and_windows(board):
+def test_doorbell_lies_behind_devices_and_windows(board: Machine) -> None:
     board.discover()
     # 0x5000_0000 is a bus window, 0x5001_0000 a device, 0x5002_0000 … 0x5012_0000 another window
     assert board.jit.fn(hole.find)(board.tree.address, 1 << 40) == 0x5012_0000
     assert board.jit.fn(hole.find)(board.tree.address, 0x5012_0000) == 0
 
 
-def written(board: Machine) -> Any:
+def written(board: Machine) -> libfdt.Fdt:
     board.discover()
     m = board.machine
     m.image.base, m.image.size = 0x4020_0000, 0x12_3000
@@ -232,8 +235,8 @@ def written(board: Machine) -> Any:
     return libfdt.Fdt(board.write())
 
 
-def test_host_tree(board):
-    before: Any = libfdt.Fdt(bytes(board.blob.memory))
+def test_host_tree(board: Machine) -> None:
+    before = libfdt.Fdt(bytes(board.blob.memory))
     after = written(board)
     chosen = after.path_offset("/chosen")
     assert after.getprop(chosen, "bootargs").as_str() == "console=ttyAMA0 quiet"
@@ -262,9 +265,9 @@ def test_host_tree(board):
         assert properties(after, path) == properties(before, path)
 
 
-def properties(fdt: Any, path: str) -> dict[str, bytes]:
-    node, found = fdt.path_offset(path), {}
-    offset = fdt.first_property_offset(node, libfdt.QUIET_NOTFOUND)
+def properties(fdt: libfdt.FdtRo, path: str) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    offset = fdt.first_property_offset(fdt.path_offset(path), libfdt.QUIET_NOTFOUND)
     while offset >= 0:
         prop = fdt.get_property_by_offset(offset)
         found[prop.name] = bytes(prop)
@@ -272,7 +275,7 @@ def properties(fdt: Any, path: str) -> dict[str, bytes]:
     return found
 
 
-def test_dtc_reads_the_host_tree(board):
+def test_dtc_reads_the_host_tree(board: Machine) -> None:
     blob = written(board).as_bytearray()
     done = subprocess.run(["dtc", "-I", "dtb", "-O", "dts"], input=bytes(blob), capture_output=True)
     assert done.returncode == 0, done.stderr.decode()
@@ -282,7 +285,7 @@ def test_dtc_reads_the_host_tree(board):
 
 @pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs QEMU")
 @pytest.mark.parametrize("gic_memory", [("3", 1024), ("3", 4096)])
-def test_qemu_tree(jit, tmp_path: Path, gic_memory):
+def test_qemu_tree(jit: Jit, tmp_path: Path, gic_memory: tuple[str, int]) -> None:
     version, memory = gic_memory
     for name, size in (("kernel", 1 << 20), ("initrd", 4097)):
         (tmp_path / name).write_bytes(bytes(size))
@@ -309,7 +312,7 @@ def test_qemu_tree(jit, tmp_path: Path, gic_memory):
     assert board.jit.fn(hole.find)(board.tree.address, 1 << 40) == 0x4000_0000 + (memory << 20)
 
 
-def test_what_is_no_tree(jit):
+def test_what_is_no_tree(jit: Jit) -> None:
     good = compiled(SOURCE.replace("RESERVED", ""))
     assert Machine(jit, good).opened
     for damaged in (bytes(64), b"\0" * len(good), good[:-1], good[:39], good[:4] + b"\xff" * 4 + good[8:]):
@@ -319,7 +322,7 @@ def test_what_is_no_tree(jit):
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_damaged_trees(jit, seed):
+def test_damaged_trees(jit: Jit, seed: int) -> None:
     """Any damage: no access outside of the blob, no endless loop, no assertion."""
     chance = random.Random(seed)
     good = compiled(SOURCE.replace("RESERVED", RESERVED))

@@ -56,13 +56,13 @@ def header(image_size: int, text_offset: int = 0, flags: int = 0xA, magic: int =
     return bytes(blob)
 
 
-def test_no_el2(core):
+def test_no_el2(core: Path) -> None:
     """Entered at EL1, it says so and powers off by the conduit that is there."""
     (line,) = boot(core, virtualization="off")
     assert line.startswith("gz: the core was entered at EL1")
 
 
-def test_no_kernel(core):
+def test_no_kernel(core: Path) -> None:
     assert boot(core) == ['gz: no host kernel: /chosen has no module "multiboot,kernel" in RAM']
 
 
@@ -78,13 +78,13 @@ def test_no_kernel(core):
         (bytes(16), "no host kernel"),
     ],
 )
-def test_unusable_kernel(core, tmp_path, kernel, complaint):
+def test_unusable_kernel(core: Path, tmp_path: Path, kernel: bytes, complaint: str) -> None:
     (tmp_path / "kernel").write_bytes(kernel)
     (line,) = boot(core, kernel=tmp_path / "kernel")
     assert line.startswith("gz: ") and complaint in line
 
 
-def test_gicv2_is_not_enough(core, tmp_path):
+def test_gicv2_is_not_enough(core: Path, tmp_path: Path) -> None:
     (tmp_path / "kernel").write_bytes(header(0x1000))
     lines = boot(core, kernel=tmp_path / "kernel", gic_version="2")
     assert any("no GICv3 in the device tree" in line for line in lines)
@@ -129,7 +129,7 @@ DEATHS = {
 
 
 @pytest.fixture(scope="module")
-def damaged(tmp_path_factory) -> Path:
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
     directory = tmp_path_factory.mktemp("damaged")
     script = directory / "damage.py"
     acts = [f"if which == {n}:\n        {act}" for n, (act, _) in enumerate(DEATHS.values(), 1)]
@@ -141,7 +141,7 @@ def damaged(tmp_path_factory) -> Path:
 
 
 @pytest.mark.parametrize("death", DEATHS)
-def test_death(damaged, death):
+def test_death(damaged: Path, death: str) -> None:
     """The registers, the place and who called; then the machine is off."""
     number = list(DEATHS).index(death) + 1
     arguments = "x" * number

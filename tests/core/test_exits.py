@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import struct
 from typing import Any
@@ -84,8 +85,8 @@ def test_store(guest: Guest, size: int, register: int) -> None:
     assert guest.vcpu.context.elr == 0x4004 and guest.vcpu.access.active == 0
 
 
-LOADS = [(size, signed, wide) for size in (1, 2, 4, 8) for signed in (False, True) for wide in (False, True)]
-LOADS = [load for load in LOADS if load not in ((8, True, True), (8, True, False), (4, True, False))]  # no such LDRS*
+NO_LDRS = ((8, True, True), (8, True, False), (4, True, False))
+LOADS = [load for load in itertools.product((1, 2, 4, 8), (False, True), (False, True)) if load not in NO_LDRS]
 
 
 @pytest.mark.parametrize("size, signed, wide", LOADS)

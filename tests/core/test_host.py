@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 
 import pytest
 import walker
@@ -29,7 +30,7 @@ def shared() -> Machine:
 
 
 @pytest.fixture
-def machine(shared) -> Machine:
+def machine(shared: Machine) -> Machine:
     shared.reset()
     platform = shared.storage("gz.core.platform.machine")
     platform.image.base, platform.image.size = IMAGE, IMAGE_SIZE
@@ -39,13 +40,13 @@ def machine(shared) -> Machine:
     return shared
 
 
-def stage2(machine: Machine):
+def stage2(machine: Machine) -> tuple[int, int]:
     root = machine.storage("gz.core.host_memory.HOST").root
     vtcr = 1 << 31 | 1 << 6 | (64 - 40)
     return vtcr, root
 
 
-def test_host_sees_all_but_the_core_and_the_doorbell(machine):
+def test_host_sees_all_but_the_core_and_the_doorbell(machine: Machine) -> None:
     vtcr, root = stage2(machine)
     hidden = [(IMAGE, IMAGE_SIZE), (POOL, POOL_SIZE), (DOORBELL, doorbell.DOORBELL_SIZE)]
     edges = {0, LIMIT - PAGE, 0x900_0000, 0x40_1000_0000, GIB, 3 * GIB}
@@ -62,7 +63,7 @@ def test_host_sees_all_but_the_core_and_the_doorbell(machine):
             assert found.attributes >> 2 & 0xF == 0xF and found.attributes >> 6 & 3 == 3
 
 
-def test_host_is_mapped_by_the_largest_blocks(machine):
+def test_host_is_mapped_by_the_largest_blocks(machine: Machine) -> None:
     vtcr, root = stage2(machine)
     leaves = list(walker.leaves(machine.memory.read64, vtcr, root))
     assert sum(size for _, _, size, _ in leaves) == LIMIT - IMAGE_SIZE - POOL_SIZE - doorbell.DOORBELL_SIZE
@@ -71,7 +72,7 @@ def test_host_is_mapped_by_the_largest_blocks(machine):
     assert machine.storage("gz.core.host_memory.HOST").frames <= 6
 
 
-FEATURES = {
+FEATURES: dict[str, tuple[dict[str, int], int, int]] = {
     "nothing": ({}, 0, 0),
     "pointer authentication": ({"ID_AA64ISAR1_EL1": 1 << 4}, 3 << 40, 0),
     "its other algorithms": ({"ID_AA64ISAR2_EL1": 1 << 12}, 3 << 40, 0),
@@ -83,7 +84,9 @@ FEATURES = {
 
 
 @pytest.mark.parametrize("registers, granted, untrapped", FEATURES.values(), ids=FEATURES)
-def test_what_the_id_registers_show_the_host_has(machine, registers, granted, untrapped):
+def test_what_the_id_registers_show_the_host_has(
+    machine: Machine, registers: dict[str, int], granted: int, untrapped: int
+) -> None:
     for name, value in registers.items():
         setattr(machine.jit.sysregs, name, value)
     base = 1 << 0 | 1 << 1 | 1 << 19 | 1 << 31  # VM, SWIO, TSC, RW; no interrupt is routed to EL2
@@ -91,7 +94,7 @@ def test_what_the_id_registers_show_the_host_has(machine, registers, granted, un
     assert machine.fn(host.cptr)() == 0x33FF & ~untrapped
 
 
-def test_all_counters_are_the_hosts(machine):
+def test_all_counters_are_the_hosts(machine: Machine) -> None:
     assert machine.fn(host.mdcr)() == 0
     machine.jit.sysregs.ID_AA64DFR0_EL1 = 1 << 8 | 1 << 32 | 1 << 44
     machine.jit.sysregs.PMCR_EL0 = 6 << 11
@@ -103,7 +106,9 @@ class Trap:
 
     VBAR = 0xFFFF_8000_0008_0000
 
-    def __init__(self, machine: Machine, esr: int, *, far: int = 0, ipa: int = 0, x=(), el: int = 1) -> None:
+    def __init__(
+        self, machine: Machine, esr: int, *, far: int = 0, ipa: int = 0, x: Sequence[int] = (), el: int = 1
+    ) -> None:
         r = self.registers = machine.jit.sysregs
         r.ESR_EL2, r.FAR_EL2, r.HPFAR_EL2 = esr, far, ipa >> 12 << 4
         r.ELR_EL2, r.SPSR_EL2, r.VBAR_EL1 = 0x1000, 0x2000_03C5 if el else 0x2000_0000, self.VBAR
@@ -133,7 +138,7 @@ EXTERNAL = 0x10
 @pytest.mark.parametrize("iss", [STORE, LOAD, PAIR])
 @pytest.mark.parametrize("ipa", [IMAGE, POOL + 0x5000, FRAMES])
 @pytest.mark.parametrize("el, offset", [(1, 0x200), (0, 0x400)])
-def test_access_to_the_core_is_an_external_abort(machine, iss, ipa, el, offset):
+def test_access_to_the_core_is_an_external_abort(machine: Machine, iss: int, ipa: int, el: int, offset: int) -> None:
     trap = Trap(machine, syndrome(ExceptionClass.DATA_ABORT_LOWER, iss), far=0xABC0, ipa=ipa, el=el)
     written = iss & 1 << 6
     trap.aborted(offset, (0x24 + el) << 26 | 1 << 25 | written | EXTERNAL)
@@ -141,18 +146,18 @@ def test_access_to_the_core_is_an_external_abort(machine, iss, ipa, el, offset):
 
 
 @pytest.mark.parametrize("ec", [ExceptionClass.DATA_ABORT_LOWER, ExceptionClass.INSTRUCTION_ABORT_LOWER])
-def test_a_fault_between_break_and_make_is_nothing(machine, ec):
+def test_a_fault_between_break_and_make_is_nothing(machine: Machine, ec: ExceptionClass) -> None:
     """Looked at again it is mapped: the access is made again, and nothing is injected."""
     trap = Trap(machine, syndrome(ec, 7), far=0xABC0, ipa=LOW + PAGE, el=0)
     assert trap.registers.ELR_EL2 == 0x1000
 
 
-def test_fetch_from_the_core(machine):
+def test_fetch_from_the_core(machine: Machine) -> None:
     trap = Trap(machine, syndrome(ExceptionClass.INSTRUCTION_ABORT_LOWER, 7), far=0xABC0, ipa=IMAGE)
     trap.aborted(0x200, 0x21 << 26 | 1 << 25 | EXTERNAL)
 
 
-def test_doorbell(machine):
+def test_doorbell(machine: Machine) -> None:
     call = (smc64(Call.PROBE), 16, 0, 0)
     trap = Trap(machine, syndrome(ExceptionClass.DATA_ABORT_LOWER, STORE), far=0x7000, ipa=DOORBELL, x=call, el=0)
     assert trap.context.x[0] == 0
@@ -160,27 +165,27 @@ def test_doorbell(machine):
 
 
 @pytest.mark.parametrize("iss", [LOAD, PAIR, STORE & ~(3 << 22), STORE | 1 << 7])
-def test_what_does_not_ring(machine, iss):
+def test_what_does_not_ring(machine: Machine, iss: int) -> None:
     """Loads, stores without a syndrome, bytes, table walks."""
     call = (smc64(Call.PROBE), 16, 0, 0)
     trap = Trap(machine, syndrome(ExceptionClass.DATA_ABORT_LOWER, iss), far=0x7000, ipa=DOORBELL, x=call, el=0)
     assert trap.registers.ELR_EL2 == Trap.VBAR + 0x400
 
 
-def test_other_words_of_the_page(machine):
+def test_other_words_of_the_page(machine: Machine) -> None:
     trap = Trap(machine, syndrome(ExceptionClass.DATA_ABORT_LOWER, STORE), far=0x7008, ipa=DOORBELL, el=0)
     trap.aborted(0x400, 0x24 << 26 | 1 << 25 | 1 << 6 | EXTERNAL)
 
 
 @pytest.mark.parametrize("function", [smc32(Call.PROBE), smc64(Call.PROBE)])
-def test_hypercall(machine, function):
+def test_hypercall(machine: Machine, function: int) -> None:
     trap = Trap(machine, syndrome(ExceptionClass.HVC64), x=(function, 16, 0, 0))
     assert trap.context.x[0] == 0
     assert trap.registers.ELR_EL2 == 0x1000, "ELR is behind an HVC already"
 
 
-def test_psci_by_either_conduit(machine):
-    seen = []
+def test_psci_by_either_conduit(machine: Machine) -> None:
+    seen: list[int] = []
     machine.jit.on_smc(lambda *x: seen.append(x[0]) or 0x1_0001)
     for ec, pc in ((ExceptionClass.HVC64, 0x1000), (ExceptionClass.SMC64, 0x1004)):
         trap = Trap(machine, syndrome(ec), x=(0x8400_0000,))
@@ -189,17 +194,17 @@ def test_psci_by_either_conduit(machine):
 
 
 @pytest.mark.parametrize("ec, pc", [(ExceptionClass.HVC64, 0x1000), (ExceptionClass.SMC64, 0x1004)])
-def test_immediates_are_no_calls(machine, ec, pc):
+def test_immediates_are_no_calls(machine: Machine, ec: ExceptionClass, pc: int) -> None:
     trap = Trap(machine, syndrome(ec, 1), x=(0x8400_0008,))
     assert trap.context.x[0] == NOT_SUPPORTED and pc == trap.registers.ELR_EL2
 
 
 @pytest.mark.parametrize("ec", sorted({0, 1, 3, 7, 9, 0x18, 0x19, 0x1A, 0x1D, 0x2F, 0x3C, 0x3F}))
-def test_anything_else_is_undefined(machine, ec):
+def test_anything_else_is_undefined(machine: Machine, ec: int) -> None:
     Trap(machine, ec << 26 | 1 << 25).aborted(0x200, 1 << 25)
 
 
-def test_random_syndromes(machine):
+def test_random_syndromes(machine: Machine) -> None:
     """No trap of the host stops the core, and none moves the PC anywhere but on or to the vectors."""
     chance = random.Random(2)
     machine.jit.on_smc(lambda *x: 0)

@@ -13,6 +13,7 @@ import functools
 import random
 import runpy
 from pathlib import Path
+from typing import Literal
 
 import hypothesis.strategies as st
 import pytest
@@ -31,11 +32,14 @@ def machine() -> Machine:
     return Machine(pages.lend, pages.take_back, pages.share, pages.unshare, pages.keep, pages.entry, *_OF_PROTECTED)
 
 
+Page = str | tuple[str, int] | None
+
+
 class Model:
     """Page address → "core", ("lent", guest), ("private", guest) or ("shared", users); absent: the host's alone."""
 
     def __init__(self) -> None:
-        self.pages: dict[int, object] = {CORE + i * PAGE: "core" for i in range(16 * 256)}
+        self.pages: dict[int, Page] = {CORE + i * PAGE: "core" for i in range(16 * 256)}
 
     @staticmethod
     def is_ram(base: int, count: int) -> bool:
@@ -48,18 +52,21 @@ class Model:
         if count == 0 or not self.is_ram(base, count):
             return False
         run = [base + i * PAGE for i in range(count)]
-        after = [self.next(name, self.pages.get(page), guest) for page in run]
-        if any(isinstance(value, bool) for value in after):
-            return False
+        after: list[Page] = []
+        for page in run:
+            changed = self.next(name, self.pages.get(page), guest)
+            if changed is False:
+                return False
+            after.append(changed)
         for page, value in zip(run, after, strict=True):
-            if value is None:
+            if not value:
                 self.pages.pop(page, None)
             else:
                 self.pages[page] = value
         return True
 
     @staticmethod
-    def next(name: str, page: object, guest: int) -> object:
+    def next(name: str, page: Page, guest: int) -> Page | Literal[False]:
         """What the page is afterwards; False: refused."""
         match name, page:
             case "lend", None:
@@ -68,11 +75,11 @@ class Model:
                 return None
             case "share", None:
                 return ("shared", 1)
-            case "share", ("shared", int(users)) if users < 15:
+            case "share", ("shared", users) if users < 15:
                 return ("shared", users + 1)
             case "unshare", ("shared", 1):
                 return None
-            case "unshare", ("shared", int(users)):
+            case "unshare", ("shared", users):
                 return ("shared", users - 1)
             case "keep", None:
                 return "core"

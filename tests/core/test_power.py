@@ -11,6 +11,7 @@ from gz.arm64.psci import AffinityState, Psci, PsciStatus
 from gz.arm64.smccc import Smccc, Trng
 from gz.core import power
 from gz.metal import Program
+from gz.metal.jit import Jit
 from gz.metal.values import address_of
 
 RAM, RAM_SIZE = 0x4000_0000, 0x1000_0000
@@ -25,7 +26,7 @@ START = 0xC000_0000_0000
 
 
 @pytest.fixture(scope="module")
-def jit():
+def jit() -> Jit:
     externs = {"image_start": lambda: START, "secondary_start": lambda: START + SECONDARY}
     return Program(roots=[power.call]).jit(externs=externs)
 
@@ -33,7 +34,7 @@ def jit():
 class Firmware:
     """Records what reaches it; answers 0 or what `answers` says by function."""
 
-    def __init__(self, jit) -> None:
+    def __init__(self, jit: Jit) -> None:
         self.jit = jit
         jit.reset()
         machine = self.jit.storage("gz.core.platform.machine")
@@ -68,18 +69,18 @@ class Firmware:
 
 
 @pytest.fixture
-def firmware(jit) -> Firmware:
+def firmware(jit: Jit) -> Firmware:
     return Firmware(jit)
 
 
-def test_cpu_on_enters_the_core(firmware):
+def test_cpu_on_enters_the_core(firmware: Firmware) -> None:
     assert firmware.call(Psci.CPU_ON_64, 0x100, RAM + 0x80000, 0x1234_5678_9ABC) == 0
     assert firmware.seen == [(Psci.CPU_ON_64, 0x100, LOADED + SECONDARY, 2, 0, 0, 0, 0)]
     cpu = firmware.cpus[2]
     assert (cpu.entry, cpu.entry_context, cpu.power) == (RAM + 0x80000, 0x1234_5678_9ABC, AffinityState.ON_PENDING)
 
 
-def test_cpu_on_by_smc32_takes_low_halves(firmware):
+def test_cpu_on_by_smc32_takes_low_halves(firmware: Firmware) -> None:
     assert firmware.call(Psci.CPU_ON, 0xFF_0000_0001, 0xDEAD_0000_0000 | RAM, 0xFFFF_FFFF_0000_0007) == 0
     assert (firmware.cpus[1].entry, firmware.cpus[1].entry_context) == (RAM, 7)
 
@@ -97,12 +98,12 @@ def test_cpu_on_by_smc32_takes_low_halves(firmware):
         (0x0, RAM, PsciStatus.ALREADY_ON),
     ],
 )
-def test_cpu_on_refused(firmware, mpidr, entry, status):
+def test_cpu_on_refused(firmware: Firmware, mpidr: int, entry: int, status: int) -> None:
     assert firmware.call(Psci.CPU_ON_64, mpidr, entry, 0) == status & WORD
     assert firmware.seen == []
 
 
-def test_cpu_on_twice(firmware):
+def test_cpu_on_twice(firmware: Firmware) -> None:
     firmware.call(Psci.CPU_ON_64, 1, RAM, 0)
     assert firmware.call(Psci.CPU_ON_64, 1, RAM + 4, 1) == PsciStatus.ON_PENDING & WORD
     firmware.cpus[1].power = AffinityState.ON
@@ -110,13 +111,13 @@ def test_cpu_on_twice(firmware):
     assert len(firmware.seen) == 1 and firmware.cpus[1].entry == RAM
 
 
-def test_cpu_on_that_firmware_refuses(firmware):
+def test_cpu_on_that_firmware_refuses(firmware: Firmware) -> None:
     firmware.answers[Psci.CPU_ON_64] = PsciStatus.INTERNAL_FAILURE & WORD
     assert firmware.call(Psci.CPU_ON_64, 1, RAM, 0) == PsciStatus.INTERNAL_FAILURE & WORD
     assert firmware.cpus[1].power == AffinityState.OFF
 
 
-def test_affinity_info(firmware):
+def test_affinity_info(firmware: Firmware) -> None:
     firmware.answers[Psci.AFFINITY_INFO_64] = AffinityState.OFF
     for state in AffinityState:
         firmware.cpus[3].power = state
@@ -130,8 +131,8 @@ def test_affinity_info(firmware):
     assert firmware.call(Psci.AFFINITY_INFO_64, 0, 1) == PsciStatus.INVALID_PARAMETERS & WORD
 
 
-def test_cpu_off(firmware):
-    during = []
+def test_cpu_off(firmware: Firmware) -> None:
+    during: list[tuple[int, int]] = []
     firmware.jit.on_smc(lambda *x: during.append((x[0], firmware.cpus[0].power)) or PsciStatus.DENIED)
     assert firmware.call(Psci.CPU_OFF) == PsciStatus.DENIED & WORD
     assert during == [(Psci.CPU_OFF, AffinityState.OFF)]
@@ -139,7 +140,7 @@ def test_cpu_off(firmware):
 
 
 @pytest.mark.parametrize("function", [Psci.CPU_SUSPEND, Psci.CPU_SUSPEND_64])
-def test_suspend_comes_back_through_the_core(firmware, function):
+def test_suspend_comes_back_through_the_core(firmware: Firmware, function: int) -> None:
     assert firmware.call(function, 0x10000, RAM + 8, 0x55) == 0
     assert firmware.seen == [(Psci.CPU_SUSPEND_64, 0x10000, LOADED + SECONDARY, 0, 0, 0, 0, 0)]
     assert (firmware.cpus[0].entry, firmware.cpus[0].entry_context) == (RAM + 8, 0x55)
@@ -147,7 +148,7 @@ def test_suspend_comes_back_through_the_core(firmware, function):
 
 
 @pytest.mark.parametrize("function", [Psci.SYSTEM_SUSPEND_64, Psci.CPU_DEFAULT_SUSPEND_64])
-def test_system_suspend(firmware, function):
+def test_system_suspend(firmware: Firmware, function: int) -> None:
     assert firmware.call(function, RAM + 8, 0x55) == 0
     assert firmware.seen == [(function, LOADED + SECONDARY, 0, 0, 0, 0, 0, 0)]
     assert firmware.call(function, 0, 0) == PsciStatus.INVALID_ADDRESS & WORD
@@ -185,7 +186,7 @@ REFUSED = (
 
 
 @pytest.mark.parametrize("function", FORWARDED, ids=hex)
-def test_forwarded(firmware, function):
+def test_forwarded(firmware: Firmware, function: int) -> None:
     firmware.answers[function] = 0x77
     assert firmware.call(function, 1, 2, 3, 4, 5, 6, 7) == 0x77
     assert firmware.seen == [(function, 1, 2, 3, 4, 5, 6, 7)]
@@ -193,12 +194,12 @@ def test_forwarded(firmware, function):
 
 
 @pytest.mark.parametrize("function", REFUSED, ids=hex)
-def test_refused(firmware, function):
+def test_refused(firmware: Firmware, function: int) -> None:
     assert firmware.call(function, 1, 2, 3) == NOT_SUPPORTED
     assert firmware.seen == []
 
 
-def test_features(firmware):
+def test_features(firmware: Firmware) -> None:
     firmware.answers[Psci.FEATURES] = 0
     for function in (Psci.CPU_ON_64, Psci.CPU_SUSPEND, Psci.SYSTEM_RESET, Psci.AFFINITY_INFO, Smccc.VERSION):
         assert firmware.call(Psci.FEATURES, function) == 0
@@ -208,7 +209,7 @@ def test_features(firmware):
     assert firmware.seen == []
 
 
-def test_every_number(firmware):
+def test_every_number(firmware: Firmware) -> None:
     """Whatever the function: an answer, and firmware sees only entries of the core."""
     numbers = (0, 1, 2, 3, 7, 14, 15, 31, 32, 96)
     for owner, number, wide, fast in itertools.product(range(64), numbers, (0, 1), (0, 1)):

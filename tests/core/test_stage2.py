@@ -233,7 +233,8 @@ def test_pages_that_are_no_block_stay_pages(tables: Tables) -> None:
 def test_a_table_is_forgotten_before_its_frame_is_free(tables: Tables) -> None:
     """What walks cache of tables goes only with all of the VMID."""
     assert tables.map(0, LOW, PAGE, NORMAL) == 0
-    machine, free = tables.machine, []
+    machine = tables.machine
+    free: list[int] = []
     machine.jit.on_write("TCR_EL1", lambda value: free.append(machine.free_frames))
     before = machine.free_frames
     machine.jit.clear_events()

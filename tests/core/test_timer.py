@@ -310,7 +310,7 @@ def test_every_deadline_fires_once_and_in_time(machine: Clock, seed: int) -> Non
         if machine.hypervisor_fires():
             assert machine.call(timer.hypervisor_interrupt, machine.at[own])
             machine.settle()
-        taken = set()
+        taken: set[int] = set()
         while (intid := machine.interface.acknowledge()) != SPURIOUS:
             assert intid not in taken
             taken.add(intid)

@@ -325,7 +325,7 @@ def test_more_pending_than_list_registers_come_by_priority(machine: Guest, regis
             machine.sgi(intid << 24 | 1)
         else:
             machine.line(intid, 1)
-    taken = []
+    taken: list[int] = []
     while (intid := machine.take()) != SPURIOUS:
         taken.append(intid)
         machine.end()
