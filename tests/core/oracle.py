@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 OK, NO_MEMORY, INVALID, NOT_SUPPORTED, NOT_IMPLEMENTED, BUSY = 0, -5, -8, -24, -27, -33
 UNKNOWN = -1  # SMCCC
 PAGE = 4096
-GPA_LIMIT = 1 << 40
+GPA_LIMIT = (1 << 40) - 0x1_0000  # the records of stolen time lie behind it
 PFN_LIMIT = 1 << 36
 
 FAIL_ENTRY, GZ, IDLE = 0x92920006, 0x9292000A, 0x9292000B

@@ -7,6 +7,7 @@ import gz.core.exits as exits
 import gz.core.host as host
 import gz.core.inject as inject
 import gz.core.kick as kick
+import gz.core.stolen_time as stolen_time
 import gz.core.timer as timer
 import gz.core.vgic as vgic
 import gz.core.world as world
@@ -90,6 +91,7 @@ def resume(vcpu: Vcpu) -> Context:
 def announce(vcpu: Vcpu) -> Context:
     """The guest gave a vCPU that sleeps in the host something to do (gzvm ABI 2.7)."""
     vcpu.gic.announce = 0
+    stolen_time.stop(vcpu)
     vcpu.exit = ExitReason.IPI
     return leave(vcpu)
 
@@ -110,6 +112,7 @@ def leave(vcpu: Vcpu) -> Context:
 
 def interrupted(vcpu: Vcpu) -> Context:
     """To the host for a physical interrupt.  Through the doorbell the store is simply executed again afterwards."""
+    stolen_time.stop(vcpu)
     cpu = vcpu.context.cpu
     if cpu.by_doorbell == 0:
         vcpu.exit = ExitReason.IRQ

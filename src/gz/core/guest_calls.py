@@ -15,12 +15,13 @@ import gz.core.guest_random as guest_random
 import gz.core.sharing as sharing
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
+import gz.core.stolen_time as stolen_time
 from gz.abi.errors import Error
 from gz.abi.guest import KVM_UID_WORDS, PROTECTED_CALLS, VendorCall, VendorStatus
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.features import ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1
 from gz.arm64.psci import PSCI_LAST, VERSION_1_1, Psci, PsciStatus
-from gz.arm64.smccc import NOT_SUPPORTED, VERSION_1_2, FunctionId, Owner, Smccc, SmcccStatus, Trng
+from gz.arm64.smccc import NOT_SUPPORTED, VERSION_1_2, FunctionId, Owner, ParavirtTime, Smccc, SmcccStatus, Trng
 from gz.arm64.syndrome import CallIss
 from gz.arm64.sysreg import sysreg
 from gz.bits import Ipa, function_table, i64, table, u32, u64
@@ -88,7 +89,7 @@ def smccc_version(vcpu: Vcpu) -> Outcome:
 def arch_features(vcpu: Vcpu) -> Outcome:
     function = u32(argument(vcpu, 1))
     status: i64 = SmcccStatus.NOT_SUPPORTED
-    if function == Smccc.VERSION or function == Smccc.ARCH_FEATURES:
+    if function == Smccc.VERSION or function == Smccc.ARCH_FEATURES or function == ParavirtTime.FEATURES:
         status = SmcccStatus.SUCCESS
     elif function == Smccc.ARCH_WORKAROUND_1:
         status = _workaround_1()
@@ -139,6 +140,23 @@ def work_around_2(vcpu: Vcpu) -> Outcome:
 
 def work_around_3(vcpu: Vcpu) -> Outcome:
     return _work_around(vcpu, _workaround_3())
+
+
+# Paravirtualised time.
+
+
+def time_features(vcpu: Vcpu) -> Outcome:
+    function = u32(argument(vcpu, 1))
+    known = function == ParavirtTime.FEATURES or function == ParavirtTime.STOLEN_TIME
+    return answer(vcpu, SmcccStatus.SUCCESS if known else SmcccStatus.NOT_SUPPORTED)
+
+
+def stolen(vcpu: Vcpu) -> Outcome:
+    """The address of this vCPU's record."""
+    at = stolen_time.record(vcpu)
+    if at == 0:
+        return answer(vcpu, SmcccStatus.NOT_SUPPORTED)
+    return answer(vcpu, i64(u64(at)))
 
 
 # The vendor's calls.
@@ -287,6 +305,8 @@ _ROWS: dict[int, GuestCall] = {
     Trng.GET_UUID: guest_random.uuid,
     Trng.RND32: guest_random.rnd32,
     Trng.RND64: guest_random.rnd64,
+    ParavirtTime.FEATURES: time_features,
+    ParavirtTime.STOLEN_TIME: stolen,
     VendorCall.CALL_UID: vendor_uid,
     VendorCall.FEATURES: vendor_features,
     VendorCall.PTP: ptp,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import gz.core.exits as exits
 import gz.core.lifecycle as lifecycle
+import gz.core.stolen_time as stolen_time
 import gz.core.vgic as vgic
 import gz.core.world as world
 from gz.arm64.sysreg import sysreg
@@ -33,6 +34,8 @@ def run(host: Context, vcpu: Vcpu, doorbell: bool) -> Context:
     vcpu.vm.started = 1
     if vcpu.access.active != 0 and not exits.finish(vcpu):
         return _decline(host, vcpu, vcpu.exit, doorbell)
+    if vcpu.taken != 0:
+        stolen_time.resume(vcpu)
     world.enter(cpu, vcpu)
     if vcpu.gic.dirty != 0:
         vgic.flush(vcpu)

@@ -19,6 +19,7 @@ from gz.abi.errors import Error
 from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.descriptors import PAGE_SHIFT, VALID
+from gz.arm64.stolen_time import WINDOW_SIZE
 from gz.bits import Array, Ipa, Pa, Struct, Va, i64, u32, u64
 from gz.metal import inline, load_acquire, peek64, poke64, popcount, read_once, store_release, unroll, view
 
@@ -58,8 +59,19 @@ def find(vm: Vm, ipa: Ipa) -> Slot | None:
     return None
 
 
+@inline
+def stolen_time() -> Ipa:
+    """The window at the end of guest-physical addresses that no slot takes (core/stolen_time.py)."""
+    return Ipa(stage2.limit() - WINDOW_SIZE)
+
+
+@inline
+def _in_range(base: Ipa, size: u64) -> bool:
+    return stage2.in_range(base, size) and base + size <= stolen_time()
+
+
 def announce(vm: Vm, base: Ipa, size: u64, purpose: u64) -> i64:
-    if not stage2.in_range(base, size) or purpose > Purpose.STATIC_SWIOTLB or popcount(purpose) > 1:
+    if not _in_range(base, size) or purpose > Purpose.STATIC_SWIOTLB or popcount(purpose) > 1:
         return Error.INVALID_ARGS
     announced = vm.announced
     announced.base = base
@@ -80,7 +92,7 @@ def set_region(vm: Vm, buffer: Pa) -> i64:
     count = read_once(head.constituent_count)
     total = read_once(head.total_pages)
     base = Ipa(read_once(head.gpa))
-    if number >= SLOTS_MAX or total > stage2.limit() >> PAGE_SHIFT or not stage2.in_range(base, total << PAGE_SHIFT):
+    if number >= SLOTS_MAX or total > stage2.limit() >> PAGE_SHIFT or not _in_range(base, total << PAGE_SHIFT):
         return Error.INVALID_ARGS
     slot = vm.slots[number]
     announced = vm.announced

@@ -45,6 +45,8 @@ class Vcpu(Struct, align=4096):
     running: u32  # index + 1 of the CPU that has it, 0: none; taken by compare_exchange, a second RUN is refused
     idle: u32  # the last exit was a WFI
     started: u32  # has run at least once
+    taken: u64  # counter when the host took the CPU from it although it would have gone on; 0: it did not
+    waited: u64  # counter ticks that it has waited so
     exit: u64  # exit reason for the host once a handler answered Outcome.LEAVE
     run_page: Pa  # RunPage; HwState lies on the page behind it
     entry: u64  # PSCI CPU_ON: taken over by the vCPU at its next RUN

@@ -51,6 +51,7 @@ class Vm(Struct, align=64):
     protected: u32  # its ordinary memory is private, its registers are nobody's
     started: u32  # one of its vCPUs has run
     guard: Pa  # of a protected VM: Guard
+    stolen: Pa  # records of its vCPUs' stolen time; 0: the guest has not asked
     lent_count: u64  # pages of the host that it has
     private_count: u64  # those of them that the host cannot reach
     given_slots: u32  # while it ends: slots whose pages are the host's again
@@ -170,6 +171,7 @@ def _reset(vm: Vm) -> None:
     vm.protected = 0
     vm.started = 0
     vm.guard = Pa(0)
+    vm.stolen = Pa(0)
     vm.lent_count = 0
     vm.private_count = 0
     vm.given_slots = 0
@@ -196,6 +198,8 @@ def end(vm: Vm, budget: u64) -> bool:
     vgic.destroy(vm)
     if vm.guard != 0:
         frames.free(vm.guard)
+    if vm.stolen != 0:
+        frames.free(vm.stolen)
     stage2.destroy(vm.stage2)
     store_release(vm.used, FREE)
     return True
