@@ -13,11 +13,11 @@ from caller import RUN_PAGE, WORD, Host, make_vm
 from el2 import LOW, PAGE
 
 import gz.core.exits as exits
-from gz.abi.calls import Call, smc64
+from gz.abi.calls import Call, smc32, smc64
 from gz.abi.exits import ExitReason, SystemEvent
 from gz.bits.annotation import type_of
 from gz.core.outcome import Outcome
-from gz.core.vcpu import Vcpu
+from gz.core.vcpu import Power, Vcpu
 from gz.metal.values import view_at
 
 HWSTATE = RUN_PAGE + PAGE
@@ -140,6 +140,37 @@ def test_inform_exit_is_for_the_vcpu_that_ran_here_last(guest: Guest) -> None:
     assert guest.vcpu.access.repeat == 0
 
 
+@pytest.mark.parametrize("event", [SystemEvent.SHUTDOWN, SystemEvent.RESET])
+def test_an_end_that_was_not_delivered_is_told_again(guest: Guest, event: SystemEvent) -> None:
+    """Or a signal at the wrong moment leaves a VM that nobody knows to be over."""
+    host = guest.host
+    assert host.call(smc64(Call.RUN), guest.vmid << 16) == 0
+    assert guest.call(exits.system_event, event) == Outcome.LEAVE
+    guest.vcpu.power = Power.OFF
+    for _ in range(2):
+        assert host.call(smc64(Call.INFORM_EXIT), guest.vmid) == 0
+        host.machine.memory.fill(RUN_PAGE, 264, 0)
+        assert host.call(smc64(Call.RUN), guest.vmid << 16) == 0
+        assert host.x[1] == ExitReason.SYSTEM_EVENT == guest.field("I", 0)
+        assert guest.field("I", 8) == event
+    assert host.call(smc64(Call.RUN), guest.vmid << 16) == 0
+    assert host.x[1] == ExitReason.IDLE
+
+
+@pytest.mark.parametrize("column, written", [(smc32, False), (smc64, True)])
+def test_ptp_finds_the_offset_of_the_guests_counter(compiled: Host, column: Any, written: bool) -> None:
+    """gzvm ABI 1.5: older drivers have other fields there."""
+    compiled.reset()
+    compiled.machine.memory.fill(LOW, 64 * PAGE, 0)
+    compiled.jit.sysregs.CNTPCT_EL0 = 0x1234_5678
+    assert compiled.call(column(Call.CREATE_VM)) == 0
+    vmid = compiled.x[1]
+    compiled.good(Call.CREATE_VCPU, vmid << 16, RUN_PAGE)
+    vcpu = view_at(type_of(Vcpu), compiled.vm(vmid).vcpus[0])
+    compiled.machine.fn(exits.hypercall)(vcpu, True)
+    assert compiled.machine.memory.read64(HWSTATE + 136) == (0x1234_5678 if written else 0)
+
+
 def test_page_fault(guest: Guest) -> None:
     guest.host.machine.memory.fill(RUN_PAGE, 264, 0xFF)
     assert guest.call(exits.page_fault, 0x8000_1234) == Outcome.LEAVE
@@ -198,7 +229,8 @@ def test_nothing_but_the_two_pages_is_written(guest: Guest) -> None:
     guest.call(exits.publish)
     assert memory.read(RUN_PAGE + 264, PAGE - 264) == b"\xc3" * (PAGE - 264)
     assert memory.read(RUN_PAGE + 2 * PAGE, PAGE) == b"\xc3" * PAGE
-    assert memory.read(HWSTATE, PAGE) == b"\xc3" * PAGE
+    offset = guest.host.vm(guest.vmid).counter_offset.to_bytes(8, "little")
+    assert memory.read(HWSTATE, PAGE) == b"\xc3" * 136 + offset + b"\xc3" * (PAGE - 144)
     guest.vcpu.exit = ExitReason.IDLE
     guest.call(exits.publish)
     assert memory.read(HWSTATE, 136) == b"\xc3" * 136 and memory.read(HWSTATE + 156, 8) == b"\xc3" * 8

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 #: `PendingAccess.active`: what the guest waits for.
 ACCESS = 1  # an emulated load or store
 CALL = 2  # the results of a hypercall in x0 to x3
+EVENT = 3  # nothing, but the VMM has to hear of the system event in `register`
 
 #: FAIL_ENTRY's reason: the vCPU runs elsewhere, or it does not exist (then there is no run page to say so).
 ENTRY_BUSY = 1
@@ -43,6 +44,11 @@ _SLEEP_MAX_SECONDS = 20  # the driver converts 30 s at most (gzvm ABI 2.7)
 @inline
 def _page(vcpu: Vcpu) -> RunPage:
     return view(RunPage, memory.va(vcpu.run_page))
+
+
+@inline
+def _hwstate(vcpu: Vcpu) -> HwState:
+    return view(HwState, memory.va(vcpu.run_page + HWSTATE_OFFSET))
 
 
 @inline
@@ -97,6 +103,10 @@ def system_event(vcpu: Vcpu, type: SystemEvent) -> Outcome:
     record = _page(vcpu).system_event
     write_once(record.type, u32(type))
     write_once(record.ndata, 0)
+    access = vcpu.access
+    access.active = EVENT
+    access.register = u32(type)
+    access.repeat = 0
     return _leave(vcpu, ExitReason.SYSTEM_EVENT)
 
 
@@ -112,6 +122,8 @@ def hypercall(vcpu: Vcpu, results: bool) -> Outcome:
         write_once(record.args[i], vcpu.context.x[i] if i < shown else 0)
     vcpu.access.active = CALL if results else 0
     vcpu.access.repeat = 0
+    if results and vcpu.vm.smc64 != 0:
+        write_once(_hwstate(vcpu).vtimer_offset, timer.offset(vcpu))  # the driver's answer to PTP takes it from there
     return _leave(vcpu, ExitReason.HYPERCALL)
 
 
@@ -142,8 +154,11 @@ def finish(vcpu: Vcpu) -> bool:
 
 @cold
 def _repeat(vcpu: Vcpu) -> None:
-    if vcpu.access.active == ACCESS:
+    access = vcpu.access
+    if access.active == ACCESS:
         mmio(vcpu)
+    elif access.active == EVENT:
+        system_event(vcpu, SystemEvent(access.register))
     else:
         hypercall(vcpu, True)
     publish(vcpu)
@@ -172,7 +187,12 @@ def nothing(vcpu: Vcpu) -> u64:
 
 @cold
 def parked(vcpu: Vcpu) -> u64:
-    """RUN of a vCPU that is powered off: it sleeps until somebody turns it on."""
+    """RUN of a vCPU that is powered off: it sleeps until somebody turns it on, unless it was the one that ended the
+    VM and the VMM has not heard.
+    """
+    if vcpu.access.repeat != 0:
+        _repeat(vcpu)
+        return vcpu.exit
     return _report(vcpu, ExitReason.IDLE if vcpu.vm.capabilities & vms.IDLE != 0 else ExitReason.GZ)
 
 
@@ -202,7 +222,7 @@ def write_hwstate(vcpu: Vcpu) -> None:
     """
     if vcpu.vm.smc64 == 0:
         return
-    state = view(HwState, memory.va(vcpu.run_page + HWSTATE_OFFSET))
+    state = _hwstate(vcpu)
     longest = u64(sysreg.CNTFRQ_EL0) * _SLEEP_MAX_SECONDS
     write_once(state.vtimer_offset, timer.offset(vcpu))
     write_once(state.vtimer_delay, min(timer.deadline(vcpu), longest))

@@ -26,11 +26,11 @@ class Power(IntEnum):
 class PendingAccess(Struct):
     """An emulated load or store that the VMM has to finish; EL2's own record, never read from the run page."""
 
-    active: u32  # exits.ACCESS, or exits.CALL for a hypercall whose results are the host's; 0: nothing
+    active: u32  # exits.ACCESS; exits.CALL: a hypercall whose results are the host's; exits.EVENT; 0: nothing
     repeat: u32  # the VMM has not seen the exit: the next RUN makes it again
     is_write: u32
     size: u32  # bytes: 1, 2, 4, 8
-    register: u32  # x0–x30; 31 is the zero register
+    register: u32  # x0–x30, 31 is the zero register; of an EVENT, its type
     sign_extend: u32
     is_64bit: u32
     address: Ipa
