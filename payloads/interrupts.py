@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GICv3 of the "virt" machines: one CPU, Group 1."""
+"""The GICv3 of the "virt" machines: Group 1. A CPU's index is its MPIDR_EL1.Aff0."""
 
 from __future__ import annotations
 
+from gz.abi.devices import REDISTRIBUTOR_SIZE
 from gz.arm64.gic import FRAME_SIZE, GICD_CTLR, GICR_WAKER, INTERRUPTS_MAX, Gicd, Gicr, GicrSgi
-from gz.arm64.gic_interface import ICC_SRE
+from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICC_SRE
 from gz.arm64.insn import isb
+from gz.arm64.registers import MPIDR_EL1
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL, TimerInterrupt
-from gz.bits import Struct, Va, storage, u64
-from gz.metal import export, mmio, read_once, write_once
+from gz.bits import Array, Struct, Va, array, storage, u64
+from gz.metal import export, inline, mmio, read_once, write_once
+from gz.metal.layout import STACK_COUNT
 from gz.vmm.maps import VIRT
 
 DISTRIBUTOR = VIRT.gicd
@@ -24,24 +27,30 @@ _CONTROL = GICD_CTLR(EnableGrp0=1, EnableGrp1NS=1, ARE_S=1)
 
 
 class Handled(Struct):
-    """Interrupts taken so far."""
+    """Interrupts taken so far, by CPU."""
 
-    count: u64
+    count: Array[u64] = array(STACK_COUNT)
 
 
 HANDLED = storage(Handled)
 
 
+@inline
+def cpu_index() -> u64:
+    return MPIDR_EL1(sysreg.MPIDR_EL1).Aff0
+
+
 def enable() -> None:
-    """Take the SGI and the virtual timer; unmask."""
+    """On this CPU: take the SGI and the virtual timer; unmask."""
     sysreg.ICC_SRE_EL1 = ICC_SRE(SRE=1, DFB=1, DIB=1)
     isb()
     mmio(Gicd, Va(DISTRIBUTOR)).CTLR = _CONTROL
-    redistributor = mmio(Gicr, Va(REDISTRIBUTOR))
+    frames = REDISTRIBUTOR + cpu_index() * REDISTRIBUTOR_SIZE
+    redistributor = mmio(Gicr, Va(frames))
     redistributor.WAKER = 0
     while GICR_WAKER(redistributor.WAKER).ChildrenAsleep == 1:
         pass
-    private = mmio(GicrSgi, Va(REDISTRIBUTOR + FRAME_SIZE))
+    private = mmio(GicrSgi, Va(frames + FRAME_SIZE))
     private.IGROUPR0 = 0xFFFF_FFFF
     private.IPRIORITYR[SGI] = _PRIORITY
     private.IPRIORITYR[TimerInterrupt.EL1_VIRTUAL] = _PRIORITY
@@ -53,8 +62,15 @@ def enable() -> None:
     isb()
 
 
-def handled() -> u64:
-    return read_once(HANDLED.count)
+def send(cpu: u64) -> None:
+    """The SGI to one CPU."""
+    sysreg.ICC_SGI1R_EL1 = ICC_SGI1R_EL1(INTID=SGI, TargetList=u64(1) << cpu)
+    isb()
+
+
+@inline
+def handled(cpu: u64) -> u64:
+    return read_once(HANDLED.count[cpu])
 
 
 @export
@@ -67,4 +83,5 @@ def interrupt() -> None:
         sysreg.CNTV_CTL_EL0 = CNT_CTL(ENABLE=1, IMASK=1)
         isb()
     sysreg.ICC_EOIR1_EL1 = intid
-    write_once(HANDLED.count, HANDLED.count + 1)
+    cpu = cpu_index()
+    write_once(HANDLED.count[cpu], HANDLED.count[cpu] + 1)

@@ -132,7 +132,21 @@ primary_entry:
     cmp x0, x1
     b.lo 3b
     dsb sy
+    bl enable_mmu
+    adrp x0, __stacks_start
+    mov x1, #{STACK_STRIDE}
+    add sp, x0, x1
+    mov x29, xzr
+    mov x30, xzr
+    mov x0, x19
+    bl find_uart
+    mov x0, x19
+    bl payload
+    bl power_off
 
+    // And the vectors; on the stack pointer of EL1.
+    .global enable_mmu
+enable_mmu:
     ldr x0, ={int(MAIR):#x}
     msr mair_el1, x0
     ldr x0, ={int(_TCR):#x}
@@ -157,16 +171,7 @@ primary_entry:
     msr sctlr_el1, x0
     isb
     msr spsel, #1
-    adrp x0, __stacks_start
-    mov x1, #{STACK_STRIDE}
-    add sp, x0, x1
-    mov x29, xzr
-    mov x30, xzr
-    mov x0, x19
-    bl find_uart
-    mov x0, x19
-    bl payload
-    bl power_off
+    ret
     .ltorg
 
     .section .bss.identity, "aw", %nobits

@@ -57,6 +57,12 @@ def wfe() -> None:
 
 
 @intrinsic("plain")
+def yield_() -> None:
+    """Hint that another thread of execution may go first. The name without the underscore is Python's."""
+    ...
+
+
+@intrinsic("plain")
 def sev() -> None:
     """Send an event to all CPUs."""
     ...

@@ -48,7 +48,7 @@ def _sysreg_write(body: Body, node: tree.Instruction, operands: Sequence[str]) -
 
 
 def _plain(body: Body, node: tree.Instruction, operands: Sequence[str]) -> str:
-    body.do(f'call void asm sideeffect "{node.name}", "~{{memory}}"()')
+    body.do(f'call void asm sideeffect "{node.name.rstrip("_")}", "~{{memory}}"()')
     return ""
 
 
