@@ -23,7 +23,9 @@ def build(ir: str, target: Target, directory: Path, name: str) -> Path:
     output = directory / f"lib{name}.so"
     output.unlink(missing_ok=True)
     (directory / f"{name}.ll").write_text(ir)
-    zig.compile_ir(f"{name}.ll", target.triple, f"{name}.o", directory, ["-fPIC"])
+    # clang calls libgcc for atomics as soon as the machine has one for this target.
+    atomics = ["-mno-outline-atomics"] if target.arm64 else []
+    zig.compile_ir(f"{name}.ll", target.triple, f"{name}.o", directory, ["-fPIC", *atomics])
     options = ["-shared", "--gc-sections", "-z", "now", "-z", "noexecstack", f"-soname=lib{name}.so"]
     zig.link([f"{name}.o"], f"{name}.unchecked", directory, options)
     missing = _undefined(directory / f"{name}.unchecked")
