@@ -6,6 +6,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from gz.board.board import Board
 from gz.board.channel import Completed, Process
@@ -65,7 +66,7 @@ class Host:
         )
         return start_command(self.board.host, guest, TO_ERRORS)
 
-    def guest(self, *argv: str, stdin: bytes = b"", timeout: float = GUEST_TIMEOUT, **options) -> Completed:
+    def guest(self, *argv: str, stdin: bytes = b"", timeout: float = GUEST_TIMEOUT, **options: Any) -> Completed:
         """Run a command in a guest to its end."""
         process = self.start(*argv, **options)
         process.write(stdin)

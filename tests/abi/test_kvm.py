@@ -87,7 +87,7 @@ def expectations() -> dict[str, int]:
 
 
 @pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> list[int]:
+def compiled(tmp_path_factory: pytest.TempPathFactory) -> list[int]:
     """What the compiler makes of the expressions, in their order."""
     directory: Path = tmp_path_factory.mktemp("kvm")
     source = "#include <stddef.h>\n#include <linux/kvm.h>\nconst unsigned long long values[] = {\n"

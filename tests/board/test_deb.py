@@ -7,7 +7,9 @@ import io
 import shutil
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -23,9 +25,12 @@ def ar(*members: tuple[str, bytes]) -> bytes:
     return out
 
 
+MODES: dict[str, Literal["w", "w:gz", "w:xz"]] = {"": "w", "gz": "w:gz", "xz": "w:xz"}
+
+
 def data_tar(compression: str) -> bytes:
     buffer = io.BytesIO()
-    with tarfile.open(fileobj=buffer, mode=f"w:{compression}") as tar:  # pyright: ignore
+    with tarfile.open(fileobj=buffer, mode=MODES[compression]) as tar:
         for name, kind, content, target in (
             ("./usr", tarfile.DIRTYPE, b"", ""),
             ("./usr/odd", tarfile.REGTYPE, b"abc", ""),
@@ -39,7 +44,7 @@ def data_tar(compression: str) -> bytes:
 
 
 @pytest.mark.parametrize("compression", ["xz", "gz", "zst", ""])
-def test_contents(tmp_path: Path, compression: str):
+def test_contents(tmp_path: Path, compression: str) -> None:
     if compression == "zst":
         if not shutil.which("zstd"):
             pytest.skip("zstd is not installed")
@@ -56,9 +61,13 @@ def test_contents(tmp_path: Path, compression: str):
     assert entries["usr/hard"].content == b"abc"
 
 
+def damages(*them: Callable[[bytes], bytes]) -> tuple[Callable[[bytes], bytes], ...]:
+    return them
+
+
 @pytest.mark.parametrize(
     "damage",
-    [
+    damages(
         lambda good: b"",
         lambda good: b"PK" + good,
         lambda good: good[:200],
@@ -66,15 +75,15 @@ def test_contents(tmp_path: Path, compression: str):
         lambda good: good[:-60] + bytes(60),
         lambda good: good.replace(b"data.tar", b"date.tar"),
         lambda good: good.replace(b"`\n", b"??"),
-    ],
+    ),
 )
-def test_damage_is_refused(tmp_path: Path, damage):
+def test_damage_is_refused(tmp_path: Path, damage: Callable[[bytes], bytes]) -> None:
     path = tmp_path / "x.deb"
     path.write_bytes(damage(ar(("debian-binary", b"2.0\n"), ("data.tar.xz", data_tar("xz")))))
     with pytest.raises(BoardError):
         list(deb.entries(path))
 
 
-def test_a_missing_file_is_refused(tmp_path: Path):
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BoardError, match="No such file"):
         list(deb.entries(tmp_path / "none.deb"))

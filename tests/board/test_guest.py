@@ -38,7 +38,7 @@ def run_on_qemu(software: Software, directory: Path, argv: list[str], stdin: byt
         while data := port.recv(65536):
             output[name] += data
 
-    readers = []
+    readers: list[threading.Thread] = []
     try:
         for name in PORTS:
             port = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -10,7 +10,8 @@ from gz.board.initramfs import ALIGNMENT, Tree
 
 def read_newc(archive: bytes) -> list[tuple[str, list[int], bytes]]:
     """An independent reader: name, header numbers, content."""
-    entries, at = [], 0
+    entries: list[tuple[str, list[int], bytes]] = []
+    at = 0
     while True:
         assert archive[at : at + 6] == b"070701"
         numbers = [int(archive[at + 6 + 8 * i : at + 14 + 8 * i], 16) for i in range(13)]

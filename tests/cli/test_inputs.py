@@ -16,10 +16,11 @@ from gz.cli.report import UserError
 from gz.vmm.maps import CROSVM, VIRT
 
 IMAGE = struct.pack("<II6Q4sI", 0, 0, 0, 1 << 20, 0xA, 0, 0, 0, b"ARM\x64", 0) + bytes(1000)
+Write = Callable[[bytes], Path]
 
 
 @pytest.fixture
-def file(tmp_path: Path) -> Callable[[bytes], Path]:
+def file(tmp_path: Path) -> Write:
     def write(content: bytes) -> Path:
         path = tmp_path / "file"
         path.write_bytes(content)
@@ -29,15 +30,15 @@ def file(tmp_path: Path) -> Callable[[bytes], Path]:
 
 
 @pytest.mark.parametrize("content", [IMAGE, gzip.compress(IMAGE, mtime=0)])
-def test_kernels(file, content: bytes):
+def test_kernels(file: Write, content: bytes) -> None:
     assert inputs.kernel(file(content), VIRT, 64)
 
 
-def test_other_code(file):
+def test_other_code(file: Write) -> None:
     assert not inputs.kernel(file(b"\x01\0\0\x14" * 100), VIRT, 64)
 
 
-def test_firmware(file):
+def test_firmware(file: Write) -> None:
     inputs.firmware(file(bytes(0x40_0000)), CROSVM)
     with pytest.raises(UserError, match="0x400004 bytes, and the flash of this machine has 0x400000"):
         inputs.firmware(file(bytes(0x40_0004)), CROSVM)
@@ -55,22 +56,26 @@ def test_firmware(file):
         (b"\x1f\x8b\x08", "ends too early"),
     ],
 )
-def test_wrong_kernels(file, content: bytes, reason: str):
+def test_wrong_kernels(file: Write, content: bytes, reason: str) -> None:
     with pytest.raises(UserError, match=reason):
         inputs.kernel(file(content), VIRT, 64)
 
 
+def looks(*them: Callable[[Path], object]) -> tuple[Callable[[Path], object], ...]:
+    return them
+
+
 @pytest.mark.parametrize(
-    "look", [lambda path: inputs.kernel(path, VIRT, 64), inputs.initrd, lambda path: inputs.disk(str(path), 0)]
+    "look", looks(lambda path: inputs.kernel(path, VIRT, 64), inputs.initrd, lambda path: inputs.disk(str(path), 0))
 )
-def test_missing_files_and_directories(tmp_path: Path, look):
+def test_missing_files_and_directories(tmp_path: Path, look: Callable[[Path], object]) -> None:
     with pytest.raises(UserError, match="No such file"):
         look(tmp_path / "none")
     with pytest.raises(UserError, match="directory"):
         look(tmp_path)
 
 
-def test_initrds(file):
+def test_initrds(file: Write) -> None:
     assert inputs.initrd(file(b"070701" + bytes(104)))
     assert inputs.initrd(file(gzip.compress(b"x")))
     for content in (b"", b"hello", IMAGE):
@@ -78,7 +83,7 @@ def test_initrds(file):
             inputs.initrd(file(content))
 
 
-def test_disks(file):
+def test_disks(file: Write) -> None:
     path = file(bytes(1024))
     disk = inputs.disk(f"{path},ro", 3)
     assert (disk.path, disk.read_only, disk.serial) == (path, True, "gz-disk3")
@@ -91,24 +96,24 @@ def test_disks(file):
         inputs.disk("/dev/null", 0)
 
 
-def test_a_name_with_a_comma(tmp_path: Path):
+def test_a_name_with_a_comma(tmp_path: Path) -> None:
     path = tmp_path / "a,b"
     path.write_bytes(bytes(512))
     assert inputs.disk(str(path), 0).path == path
 
 
 @pytest.mark.parametrize(("text", "size"), [("512M", 512), ("1G", 1024), ("128", 128), ("256MiB", 256), ("1gb", 1024)])
-def test_sizes(text: str, size: int):
+def test_sizes(text: str, size: int) -> None:
     assert inputs.memory(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "1T", "-5", "many", "1.5G", "0", "63M", "65M", "1"])
-def test_wrong_sizes(text: str):
+def test_wrong_sizes(text: str) -> None:
     with pytest.raises(UserError):
         inputs.memory(text)
 
 
-def test_ports():
+def test_ports() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,8 +14,8 @@ from gz.arm64.sysreg import TABLE
 from gz.cli.app import app
 from gz.cli.report import UserError
 from gz.cli.show import NUMBERS, SYNDROMES, explain, parse, show
-from gz.core.identification import IDENTITIES
-from gz.core.sysregs import POLICY
+from gz.core.identification import IDENTITIES, Identity
+from gz.core.sysregs import POLICY, Policy
 
 
 def text(name: str, value: int | None = None) -> str:
@@ -40,7 +42,7 @@ def test_fields_and_their_values() -> None:
 
 
 @pytest.mark.parametrize("identity", IDENTITIES, ids=lambda identity: identity.register.name)
-def test_what_guests_read_has_its_reason(identity) -> None:
+def test_what_guests_read_has_its_reason(identity: Identity) -> None:
     shown = text(identity.register.name)
     assert identity.reason in shown and all(name in shown for name in identity.keep)
 
@@ -48,7 +50,7 @@ def test_what_guests_read_has_its_reason(identity) -> None:
 @pytest.mark.parametrize(
     "policy", [row for row in POLICY if hasattr(row.register, "name")], ids=lambda row: str(row[0])
 )
-def test_what_traps_has_its_reason(policy) -> None:
+def test_what_traps_has_its_reason(policy: Policy) -> None:
     assert f": {policy.reason}" in text(policy.register.name)
 
 
@@ -63,7 +65,7 @@ def test_every_register_is_shown(name: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NUMBERS)
-def test_every_name_and_number_is_shown(kind) -> None:
+def test_every_name_and_number_is_shown(kind: type[IntEnum]) -> None:
     for member in kind:
         line = f"{kind.__name__}.{member.name}  "
         assert line in text(member.name) and line in text(str(int(member)))

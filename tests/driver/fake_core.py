@@ -65,22 +65,25 @@ class FakePages:
         raise AssertionError(f"{physical:#x} is nobody's memory")
 
 
+Step = Callable[[RunPage, HwState], int]
+
+
 @dataclass
 class FakeCore:
     """`script`: what RUN does for each vCPU; a row fills the two pages and gives the exit reason."""
 
     pages: FakePages
-    script: dict[int, list[Callable[[RunPage, HwState], int]]] = field(default_factory=dict)
+    script: dict[int, list[Step]] = field(default_factory=dict[int, list[Step]])
     frequency: int = 1_000_000
-    calls: list[tuple[Call, tuple[int, ...]]] = field(default_factory=list)
-    refused: dict[Call, Error] = field(default_factory=dict)
+    calls: list[tuple[Call, tuple[int, ...]]] = field(default_factory=list[tuple[Call, tuple[int, ...]]])
+    refused: dict[Call, Error] = field(default_factory=dict[Call, Error])
     block_batch: int = 0
-    slots: dict[int, tuple[int, int]] = field(default_factory=dict)
-    mapped: dict[int, int] = field(default_factory=dict)
+    slots: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
+    mapped: dict[int, int] = field(default_factory=dict[int, int])
     """gfn to pfn."""
-    devices: list[tuple[int, int, int]] = field(default_factory=list)
-    registers: dict[tuple[int, int], int] = field(default_factory=dict)
-    lines: list[tuple[int, int, int]] = field(default_factory=list)
+    devices: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    registers: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    lines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     wakes: int = 0
     ended: threading.Event = field(default_factory=threading.Event)
 

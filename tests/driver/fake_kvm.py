@@ -44,7 +44,7 @@ class FakeKernel:
     """`script`: what RUN does for each vCPU; a row fills the shared page and gives 0 or a negative errno."""
 
     jit: Any
-    script: dict[int, list[Callable[[KvmRun], int]]] = field(default_factory=dict)
+    script: dict[int, list[Callable[[KvmRun], int]]] = field(default_factory=dict[int, list[Callable[[KvmRun], int]]])
     capabilities: dict[int, int] = field(
         default_factory=lambda: {
             KvmCapability.IMMEDIATE_EXIT: 1,
@@ -53,24 +53,24 @@ class FakeKernel:
         }
     )
     version: int = 12
-    refused: dict[KvmRequest, int] = field(default_factory=dict)
+    refused: dict[KvmRequest, int] = field(default_factory=dict[KvmRequest, int])
     address_bits: int | None = None
-    enabled: list[int] = field(default_factory=list)
-    slots: dict[int, tuple[int, int, int]] = field(default_factory=dict)
-    vcpus: dict[int, int] = field(default_factory=dict)
+    enabled: list[int] = field(default_factory=list[int])
+    slots: dict[int, tuple[int, int, int]] = field(default_factory=dict[int, tuple[int, int, int]])
+    vcpus: dict[int, int] = field(default_factory=dict[int, int])
     """File of a vCPU to its features, once it has some."""
-    registers: dict[tuple[int, int], int] = field(default_factory=dict)
+    registers: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     irqs: int = 0
-    windows: dict[int, int] = field(default_factory=dict)
+    windows: dict[int, int] = field(default_factory=dict[int, int])
     vgic: bool = False
     initialized: bool = False
-    lines: list[tuple[int, int]] = field(default_factory=list)
-    irqfds: list[tuple[int, int]] = field(default_factory=list)
-    ioeventfds: list[tuple[int, int, int, int, int]] = field(default_factory=list)
+    lines: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    irqfds: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    ioeventfds: list[tuple[int, int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int, int]])
     runs: int = 0
     barriers: int = 0
     open: set[int] = field(default_factory=lambda: {SYSTEM})
-    pages: dict[int, Any] = field(default_factory=dict)
+    pages: dict[int, Any] = field(default_factory=dict[int, Any])
 
     def __post_init__(self) -> None:
         self.jit.on_svc(self.system_call)

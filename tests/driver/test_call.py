@@ -19,6 +19,7 @@ from gz.driver import call
 from gz.driver.eventfds import watch
 from gz.driver.interface import INTERRUPTED
 from gz.driver.shared import ASLEEP, AWAKE, RUNG, WATCHES_MAX, Entry, Shared
+from gz.metal.jit import Jit
 from gz.metal.program import Program
 
 DOORBELL = 0xFFFF_8000_1000
@@ -28,7 +29,7 @@ FUTEX_PRIVATE = 128
 
 
 @pytest.fixture(scope="module")
-def jit():
+def jit() -> Jit:
     roots = [call.doorbell_call, call.doorbell_call3, call.doorbell_run, call.doorbell_wake]
     return Program(roots).jit()
 
@@ -36,7 +37,7 @@ def jit():
 class World:
     """One vCPU's pages, what RUN does, and the system calls that were made."""
 
-    def __init__(self, jit) -> None:
+    def __init__(self, jit: Jit) -> None:
         self.jit = jit
         self.pages = jit.buffer(2 * PAGE_SIZE)
         self.area = jit.buffer(Shared.size)
@@ -103,13 +104,18 @@ class World:
 
 
 @pytest.fixture
-def world(jit) -> World:
+def world(jit: Jit) -> World:
     return World(jit)
 
 
-def test_a_call_carries_eight_registers_and_brings_four(jit) -> None:
-    seen = []
-    jit.on_doorbell(lambda page, *registers: seen.append((page, registers)) or (1, 2, 3, 2**64 - 1))
+def test_a_call_carries_eight_registers_and_brings_four(jit: Jit) -> None:
+    seen: list[tuple[int, tuple[int, ...]]] = []
+
+    def ring(page: int, *registers: int) -> tuple[int, ...]:
+        seen.append((page, registers))
+        return 1, 2, 3, 2**64 - 1
+
+    jit.on_doorbell(ring)
     frame = jit.buffer(64)
     words = frame.memory.cast("Q")
     words[:8] = memoryview(b"".join(n.to_bytes(8, "little") for n in range(10, 18))).cast("Q")
@@ -225,7 +231,7 @@ def test_other_accesses_come_out(world: World, address: int, length: int, is_wri
 
 
 @given(st.integers(0, 2**64 - 1), st.integers(0, 2**64 - 1), st.sampled_from([1, 2, 4, 8]))
-def test_data_is_compared_in_its_length(jit, wanted: int, written: int, length: int) -> None:
+def test_data_is_compared_in_its_length(jit: Jit, wanted: int, written: int, length: int) -> None:
     world = World(jit)
     watch(world.shared, 0x1000, length, 11, wanted)
     world.script = [world.store(0x1000, length, written), ExitReason.SHUTDOWN]

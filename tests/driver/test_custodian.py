@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -68,7 +69,7 @@ def place(tmp_path: Path) -> Place:
     return Place(tmp_path)
 
 
-def wait(condition) -> bool:
+def wait(condition: Callable[[], bool]) -> bool:
     end = time.monotonic() + 10
     while not condition():
         if time.monotonic() > end:
@@ -163,8 +164,9 @@ def test_the_custodian_lets_go_of_the_vmms_streams(place: Place) -> None:
 
 def test_a_dead_custodian_is_replaced_by_the_vmm(place: Place) -> None:
     custodian = place.custodian()
-    os.kill(custodian._pid, signal.SIGKILL)
-    assert wait(lambda: not Process.of(custodian._pid))
+    pid = custodian._pid  # pyright: ignore[reportPrivateUsage]
+    os.kill(pid, signal.SIGKILL)
+    assert wait(lambda: not Process.of(pid))
     custodian.close()
     assert place.diary.lines()[1:] == DESTROYED and place.clean()
 

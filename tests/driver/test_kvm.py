@@ -26,6 +26,7 @@ from gz.driver.kernel import KvmError, Linux
 from gz.driver.kvm import KvmVm
 from gz.driver.transport import choose
 from gz.driver.vcpu import KICK, install_kick
+from gz.metal.jit import Jit
 from gz.metal.program import Program
 from gz.vmm.exits import Ending, handle
 
@@ -34,12 +35,12 @@ Step = Callable[[KvmRun], int]
 
 
 @pytest.fixture(scope="module")
-def jit():
+def jit() -> Jit:
     return Program([kvm_run.kvm_run]).jit()
 
 
 @pytest.fixture
-def kernel(jit) -> Iterator[FakeKernel]:
+def kernel(jit: Jit) -> Iterator[FakeKernel]:
     install_kick()
     yield FakeKernel(jit)
     signal.signal(KICK, signal.SIG_DFL)
@@ -170,6 +171,10 @@ def internal(run: KvmRun) -> None:
     run.internal.data[0] = 0xABCD
 
 
+def nothing(run: KvmRun) -> None:
+    pass
+
+
 def entry(run: KvmRun) -> None:
     run.fail_entry.reason, run.fail_entry.cpu = 0x77, 2
 
@@ -180,10 +185,12 @@ def entry(run: KvmRun) -> None:
         (KvmExit.ARM_NISV, no_syndrome, ["0x47", "0xdead0000"]),
         (KvmExit.INTERNAL_ERROR, internal, ["17", "0xabcd"]),
         (KvmExit.FAIL_ENTRY, entry, ["0x77", "CPU 2"]),
-        (38, lambda run: None, ["unknown"]),
+        (38, nothing, ["unknown"]),
     ],
 )
-def test_failures_are_explained(kernel: FakeKernel, reason: int, fill, words: list[str]) -> None:
+def test_failures_are_explained(
+    kernel: FakeKernel, reason: int, fill: Callable[[KvmRun], object], words: list[str]
+) -> None:
     _, (vcpu,) = machine(kernel)
     kernel.script[0] = [leave(reason, fill)]
     end = handle(vcpu.enter(), 0, RunPage.view(vcpu.page))

@@ -6,10 +6,10 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable
+from typing import Any
 
 import pytest
-from fake_core import VMID, FakeCore, FakePages
+from fake_core import VMID, FakeCore, FakePages, Step
 
 from gz.abi import registers
 from gz.abi.calls import Call
@@ -26,7 +26,6 @@ from gz.driver.vcpu import install_kick
 from gz.driver.vm import DoorbellVm
 
 RAM = 0x4000_0000
-Step = Callable[[RunPage, HwState], int]
 
 
 @pytest.fixture
@@ -144,7 +143,7 @@ def test_ioeventfds_are_handed_to_the_compiled_part(core: FakeCore) -> None:
     vm.ioeventfd(0xA00_0250, 4, 10, 3)
     with pytest.raises(ValueError, match="exists already"):
         vm.ioeventfd(0xA00_0050, 4, 9)
-    shared = Shared.view(vm._shared, 0)
+    shared = Shared.view(vm._shared, 0)  # pyright: ignore[reportPrivateUsage]
     assert shared.watch_count == 2
     row = shared.watches[1]
     assert (row.address, row.length, row.exact, row.data, row.fd) == (0xA00_0250, 4, 1, 3, 10)
@@ -205,14 +204,15 @@ def test_a_kick_reaches_a_busy_guest(core: FakeCore) -> None:
     assert results == [INTERRUPTED]
 
 
-def hypercall(*args: int) -> tuple[Step, list[int]]:
-    results: list[int] = []
+def hypercall(*args: int) -> tuple[Step, list[Any]]:
+    """The step, and the hypercall's part of the run page, where the answers are."""
+    results: list[Any] = []
 
     def step(page: RunPage, state: HwState) -> int:
         state.vtimer_offset = 0x10
         for index, value in enumerate(args):
             page.hypercall.args[index] = value
-        results.append(page.hypercall)  # type: ignore[arg-type]
+        results.append(page.hypercall)
         return ExitReason.HYPERCALL
 
     return step, results
@@ -225,7 +225,7 @@ def test_ptp_is_answered(core: FakeCore, counter: int, upper: int, lower: int) -
     step, seen = hypercall(VendorCall.PTP, counter)
     core.script[0] = [step]
     assert vcpu.enter() == ExitReason.SHUTDOWN
-    args = seen[0].args  # type: ignore[attr-defined]
+    args = seen[0].args
     assert abs((args[0] << 32 | args[1]) - time.time_ns()) < 10**10
     assert (args[2], args[3]) == (upper, lower)
 

@@ -78,7 +78,7 @@ Handler = Callable[[CaseNode], u64]
 class Case:
     name: str
     source: str = ""
-    sections: dict[str, str] = field(default_factory=dict)
+    sections: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def read(file: str) -> list[Case]:

@@ -110,15 +110,15 @@ class Generator:
 
     rng: random.Random
     number: int
-    functions: list[Function] = field(default_factory=list)
-    metal: list[str] = field(default_factory=list)
-    model: list[str] = field(default_factory=list)
-    variables: dict[str, str] = field(default_factory=dict)
-    frozen: set[str] = field(default_factory=set)
+    functions: list[Function] = field(default_factory=list[Function])
+    metal: list[str] = field(default_factory=list[str])
+    model: list[str] = field(default_factory=list[str])
+    variables: dict[str, str] = field(default_factory=dict[str, str])
+    frozen: set[str] = field(default_factory=set[str])
     fresh: int = 0
     loops: int = 0
     #: Locals that refer to a State here.
-    pointers: list[str] = field(default_factory=list)
+    pointers: list[str] = field(default_factory=list[str])
 
     # --- expressions
 

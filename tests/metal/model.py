@@ -60,7 +60,8 @@ def change(kind: str, array: Any, index: int, operation: Callable[[int], int]) -
 
 
 def duplicate(target: Any, source: Any) -> None:
-    for name, value in vars(source).items():
+    values: dict[str, Any] = source.__dict__
+    for name, value in values.items():
         if isinstance(value, list):
             getattr(target, name)[:] = value  # in place: a reference to the array stays one
         else:

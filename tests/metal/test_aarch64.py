@@ -80,7 +80,8 @@ def generate(seed: int) -> tuple[str, list[str]]:
     layout = getattr(load(seed, text), f"State{seed}")
     names: dict[str, Any] = dict(model.NAMES)
     exec("\n".join(generator.model), names)
-    inputs, runners = bytearray(), []
+    inputs = bytearray()
+    runners: list[tuple[str, str]] = []
     for function in functions:
         for _ in range(CALLS):
             memory = bytearray(layout.size)
@@ -103,7 +104,7 @@ def generate(seed: int) -> tuple[str, list[str]]:
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs qemu-system-aarch64")
-def test_functions_at_el2_do_what_they_do_here(tmp_path):
+def test_functions_at_el2_do_what_they_do_here(tmp_path: Path) -> None:
     text, names = generate(SEED)
     LAYOUTS.pop(f"State{SEED}", None)
     module = load(SEED, text)

@@ -25,7 +25,7 @@ def names(cases: list[case_files.Case]) -> list[str]:
 
 
 @pytest.mark.parametrize("case", ERRORS, ids=names(ERRORS))
-def test_errors(case):
+def test_errors(case: case_files.Case) -> None:
     module = case_files.load(case)
     with pytest.raises(CompileError) as caught:
         Program(roots=case_files.functions(module)).ir(CORE)
@@ -33,7 +33,7 @@ def test_errors(case):
 
 
 @pytest.mark.parametrize("case", EMITTED, ids=names(EMITTED))
-def test_ir(case):
+def test_ir(case: case_files.Case) -> None:
     """Each line of [ir] stands in the text, in this order; lines of [without] do not stand there."""
     module = case_files.load(case)
     text = Program(roots=case_files.functions(module)).ir(CORE)
@@ -47,12 +47,12 @@ def test_ir(case):
         assert line not in text
 
 
-def test_names_of_cases_are_unique():
+def test_names_of_cases_are_unique() -> None:
     assert len(set(names(ERRORS))) == len(ERRORS)
     assert len(set(names(EMITTED))) == len(EMITTED)
 
 
-def test_user_space_has_no_system_registers():
+def test_user_space_has_no_system_registers() -> None:
     case = case_files.Case("user_space", "def f() -> u64:\n    return sysreg.HCR_EL2\n")
     module = case_files.load(case)
     with pytest.raises(CompileError) as caught:

@@ -152,6 +152,6 @@ def check(seed: int) -> int:
 
 
 @pytest.mark.parametrize("seed", range(SEED, SEED + max(1, PROGRAMS // BATCH)))
-def test_compiled_functions_do_what_the_model_does(seed):
+def test_compiled_functions_do_what_the_model_does(seed: int) -> None:
     failed = check(seed)
     assert failed < BATCH * CALLS * 3 // 4, "most calls should come to their end"

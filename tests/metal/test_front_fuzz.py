@@ -155,14 +155,14 @@ def llvm_ready():
     llvm.initialize_native_asmprinter()
 
 
-def test_the_corpus_compiles():
+def test_the_corpus_compiles() -> None:
     assert attempt(CORPUS.read_text(), 0) == "compiled"
     assert attempt(CORPUS.read_text(), 1) == "compiled"
 
 
 @pytest.mark.filterwarnings("ignore::SyntaxWarning")
 @pytest.mark.parametrize(("name", "first", "last"), spans(), ids=[name for name, *_ in spans()])
-def test_mutants(name, first, last):
+def test_mutants(name: str, first: int, last: int) -> None:
     lines = CORPUS.read_text().splitlines(keepends=True)
     body = "".join(lines[first:last])
     counts: dict[str, int] = dict.fromkeys(("refused by Python", "explained", "compiled"), 0)

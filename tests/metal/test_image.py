@@ -8,6 +8,7 @@ import shutil
 import struct
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -90,12 +91,12 @@ enter:
 )
 
 
-def build(directory: Path, body: str, **options) -> image.Image:
+def build(directory: Path, body: str, **options: Any) -> image.Image:
     return image.build(PRELUDE + body + ATTRIBUTES, [HEADER], directory, **options)
 
 
 @pytest.fixture(scope="module")
-def hello(tmp_path_factory) -> image.Image:
+def hello(tmp_path_factory: pytest.TempPathFactory) -> image.Image:
     return build(tmp_path_factory.mktemp("hello"), HELLO)
 
 
@@ -106,7 +107,7 @@ def symbols(path: Path) -> dict[str, int]:
         return {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
 
 
-def test_header_and_layout(hello):
+def test_header_and_layout(hello: image.Image) -> None:
     flat = hello.flat.read_bytes()
     found = symbols(hello.elf)
     _, _, offset, size, flags, *_ = image.HEADER.unpack_from(flat)
@@ -122,7 +123,7 @@ def test_header_and_layout(hello):
     assert 0 <= found["__bss_start"] - LINK_ADDRESS - len(flat) < 16
 
 
-def test_report(hello):
+def test_report(hello: image.Image) -> None:
     report = hello.report
     assert report.image_bytes == hello.flat.stat().st_size
     assert 64 <= report.text_bytes < PAGE
@@ -130,19 +131,19 @@ def test_report(hello):
     assert sum(frame for _, frame in report.worst_stack) == report.worst_stack_bytes
 
 
-def test_two_directories_give_the_same_bytes(hello, tmp_path):
+def test_two_directories_give_the_same_bytes(hello: image.Image, tmp_path: Path) -> None:
     again = build(tmp_path / "a longer name" / "below", HELLO)
     assert again.flat.read_bytes() == hello.flat.read_bytes()
     assert again.elf.read_bytes() == hello.elf.read_bytes()
 
 
-def test_link_address(tmp_path):
+def test_link_address(tmp_path: Path) -> None:
     moved = build(tmp_path, HELLO, link_address=0x4008_0000)
     assert symbols(moved.elf)["_start"] == 0x4008_0000
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs qemu-system-aarch64")
-def test_a_boot_loader_enters_it_at_el2(hello):
+def test_a_boot_loader_enters_it_at_el2(hello: image.Image) -> None:
     machine = "-M virt,virtualization=on,gic-version=3 -cpu cortex-a76 -m 128 -nic none -display none -serial stdio"
     command = ["qemu-system-aarch64", *machine.split(), "-kernel", hello.flat]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)
@@ -150,14 +151,14 @@ def test_a_boot_loader_enters_it_at_el2(hello):
     assert done.stdout.replace("\r", "") == "el2 says hello\n2\n"
 
 
-def refused(directory: Path, body: str, **options) -> str:
+def refused(directory: Path, body: str, **options: Any) -> str:
     with pytest.raises(elf.CheckError) as caught:
         build(directory, body, **options)
     assert not (directory / "core.img").exists() and not (directory / "core.elf").exists()
     return str(caught.value)
 
 
-def test_fp_registers_are_refused(tmp_path):
+def test_fp_registers_are_refused(tmp_path: Path) -> None:
     body = """
     define hidden void @start(ptr %p) nounwind {
       %v = load <4 x i32>, ptr %p, align 16
@@ -188,7 +189,7 @@ RECURSIVE = """
     }"""
 
 
-def test_recursion_is_refused(tmp_path):
+def test_recursion_is_refused(tmp_path: Path) -> None:
     assert refused(tmp_path, RECURSIVE) == "recursion: odd → even → odd"
 
 
@@ -229,7 +230,7 @@ TABLE = """
     }"""
 
 
-def test_function_tables_count_for_the_stack(tmp_path):
+def test_function_tables_count_for_the_stack(tmp_path: Path) -> None:
     deep = build(tmp_path, TABLE).report
     assert [name for name, _ in deep.worst_stack] == ["_start", "enter", "start", "second", "large"]
     assert deep.worst_stack_bytes >= 1024
@@ -237,14 +238,14 @@ def test_function_tables_count_for_the_stack(tmp_path):
     assert [name for name, _ in shallow.worst_stack] == ["_start", "enter", "start", "second", "medium"]
 
 
-def test_calls_through_memory_may_reach_every_function_whose_address_is_taken(tmp_path):
+def test_calls_through_memory_may_reach_every_function_whose_address_is_taken(tmp_path: Path) -> None:
     body = TABLE.replace("%handler = load ptr, ptr %place", "%handler = load ptr, ptr inttoptr (i64 8192 to ptr)")
     body = body.replace("store volatile i64 %r, ptr inttoptr", "store volatile ptr @others, ptr inttoptr", 1)
     report = build(tmp_path, body).report
     assert [name for name, _ in report.worst_stack][-1] == "large"
 
 
-def test_recursion_through_tables_is_refused(tmp_path):
+def test_recursion_through_tables_is_refused(tmp_path: Path) -> None:
     body = TABLE.replace(
         "define internal i64 @large(i64 %n) #0 {",
         "define internal i64 @large(i64 %n) #0 {\n      call void @second(i64 %n)",
@@ -252,7 +253,7 @@ def test_recursion_through_tables_is_refused(tmp_path):
     assert refused(tmp_path, body) == "recursion: second → large → second"
 
 
-def test_too_deep_a_stack_is_refused(tmp_path):
+def test_too_deep_a_stack_is_refused(tmp_path: Path) -> None:
     message = refused(tmp_path, TABLE, stack_size=1024)
     assert re.fullmatch(
         r"the stack may need 1\d\d\d of 1024 bytes: _start 0 → enter 0 → start \d+ → second \d+ → large 1\d+",
@@ -261,30 +262,35 @@ def test_too_deep_a_stack_is_refused(tmp_path):
     assert "large" in refused(tmp_path, TABLE, own_stacks={"large": 512})
 
 
-def test_relocations_are_refused(tmp_path, monkeypatch):
-    link = zig.link
-    monkeypatch.setattr(zig, "link", lambda i, o, d, options: link(i, o, d, [*options, "--emit-relocs"]))
+def test_relocations_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link: Any = zig.link
+
+    def emit(*arguments: Any) -> Any:
+        *files, options = arguments
+        return link(*files, [*options, "--emit-relocs"])
+
+    monkeypatch.setattr(zig, "link", emit)
     assert "relocations are left in .rela.text" in refused(tmp_path, HELLO)
 
 
-def test_unthought_of_sections_are_refused(tmp_path):
+def test_unthought_of_sections_are_refused(tmp_path: Path) -> None:
     body = HELLO.replace("81985529216486895, align", '81985529216486895, section ".thread", align')
     assert refused(tmp_path, body) == "unexpected section .thread"
 
 
-def test_a_missing_header_is_refused(tmp_path):
+def test_a_missing_header_is_refused(tmp_path: Path) -> None:
     plain = Assembly(HEADER.text.replace('.ascii "ARM', '.ascii "ELF'), "boot.py", 1)
     with pytest.raises(elf.CheckError, match="does not begin with an arm64 Image header"):
         image.build(PRELUDE + HELLO + ATTRIBUTES, [plain], tmp_path)
 
 
-def test_assembly_errors_name_the_python_line(tmp_path):
+def test_assembly_errors_name_the_python_line(tmp_path: Path) -> None:
     wrong = Assembly(HEADER.text + "    mvo x0, x1\n", "src/gz/core/vectors.py", 40)
     with pytest.raises(zig.ToolError, match=r"^src/gz/core/vectors.py:56:5: error: unrecognized instruction"):
         image.build(PRELUDE + HELLO + ATTRIBUTES, [wrong], tmp_path)
 
 
-def test_modules_declare_assembly():
+def test_modules_declare_assembly() -> None:
     assembly("nop")
     (piece,) = pieces(__name__)
     assert (piece.text, piece.file) == ("nop", __name__.replace(".", "/") + ".py")
@@ -292,7 +298,7 @@ def test_modules_declare_assembly():
     assert pieces("gz.nowhere") == ()
 
 
-def test_an_undefined_symbol_is_one_clear_error(tmp_path):
+def test_an_undefined_symbol_is_one_clear_error(tmp_path: Path) -> None:
     body = HELLO.replace("call void @put(i32 10)", "call void @nowhere()") + "declare hidden void @nowhere()\n"
     with pytest.raises(zig.ToolError, match="undefined hidden symbol: nowhere"):
         build(tmp_path, body)

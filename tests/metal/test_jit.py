@@ -6,6 +6,8 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import llvmlite.binding as llvm
 import pytest
@@ -218,12 +220,12 @@ def machine() -> Jit:
 
 
 @pytest.fixture
-def jit(machine):
+def jit(machine: Jit):
     machine.reset()
     return machine
 
 
-def test_integers(jit):
+def test_integers(jit: Jit) -> None:
     assert jit.fn(add)(2**64 - 1, 2**32 - 1) == 2**32 - 2
     assert jit.call(f"{NAME}.add", 1, 2) == 3
     assert jit.fn(sign)(-5) == -5
@@ -235,14 +237,14 @@ def test_integers(jit):
         jit.fn(add)(1)
 
 
-def test_tuples_and_registers(jit):
+def test_tuples_and_registers(jit: Jit) -> None:
     assert jit.fn(divide)(10, 5) == (2, True)
     assert jit.fn(divide)(11, 5) == (2, False)
     assert jit.fn(flags)(Flags(LOW=3)).LOW == 3
     assert isinstance(jit.fn(flags)(1), Flags) and jit.fn(flags)(1) == 17
 
 
-def test_references(jit):
+def test_references(jit: Jit) -> None:
     pairs = jit.storage(PAIRS)
     assert jit.storage(f"{NAME}.PAIRS")[3].second == 0
     pairs[1].second = 77
@@ -252,8 +254,8 @@ def test_references(jit):
     assert jit.fn(second)(own) == 5
     assert jit.fn(follow)(None) is None and jit.fn(follow)(own) is None
     memory = jit.buffer(4096)
-    own.next = memory.address
-    Pair.view(memory.memory).second = 9
+    behind = Pair.view(memory.memory)
+    own.next, behind.second = behind, 9
     assert jit.fn(follow)(own).second == 9
     with pytest.raises(TypeError, match="None is no Pair"):
         jit.fn(second)(None)
@@ -261,7 +263,7 @@ def test_references(jit):
     assert pairs[1].second == 0
 
 
-def test_panic(jit):
+def test_panic(jit: Jit) -> None:
     with pytest.raises(Panic) as caught:
         jit.fn(give_up)(0x1234)
     assert (caught.value.message, caught.value.file, caught.value.line) == ("no vcpu1234", "vcpu.c", 42)
@@ -269,14 +271,14 @@ def test_panic(jit):
     assert jit.fn(add)(1, 2) == 3
 
 
-def test_log(jit):
+def test_log(jit: Jit) -> None:
     jit.fn(log_number)(2**64 - 3)
     assert jit.log == "no vcpu at-3"
     jit.reset()
     assert jit.log == ""
 
 
-def test_faults(jit):
+def test_faults(jit: Jit) -> None:
     with pytest.raises(Fault, match="SIGSEGV at address 0x1230") as caught:
         jit.fn(load)(0x1230)
     assert caught.value.address == 0x1230
@@ -289,7 +291,7 @@ def test_faults(jit):
         jit.fn(load)(memory.address + 4096)
 
 
-def test_a_fault_outside_of_compiled_code_still_kills():
+def test_a_fault_outside_of_compiled_code_still_kills() -> None:
     script = "from gz.metal import fake_cpu; import ctypes; fake_cpu.shared_page(); ctypes.string_at(16)"
     command = [sys.executable, "-X", "faulthandler", "-c", script]
     done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
@@ -297,8 +299,8 @@ def test_a_fault_outside_of_compiled_code_still_kills():
     assert "ctypes" in done.stderr
 
 
-def test_endless_loops_end(jit):
-    words = jit._words
+def test_endless_loops_end(jit: Jit) -> None:
+    words = jit._words  # pyright: ignore[reportPrivateUsage]
     limit, words[Word.TICK_LIMIT] = words[Word.TICK_LIMIT], 2
     try:
         with pytest.raises(Hang):
@@ -307,7 +309,7 @@ def test_endless_loops_end(jit):
         words[Word.TICK_LIMIT] = limit
 
 
-def test_system_registers(jit):
+def test_system_registers(jit: Jit) -> None:
     jit.sysregs.VBAR_EL2 = 0x800
     assert jit.fn(read_vbar)() == 0x800
     jit.fn(write_vbar)(0x1000)
@@ -316,8 +318,8 @@ def test_system_registers(jit):
         jit.sysregs.VBAR_EL9 = 1
 
 
-def test_register_hooks(jit):
-    seen = []
+def test_register_hooks(jit: Jit) -> None:
+    seen: list[int] = []
     jit.on_read("VBAR_EL2", lambda: 7)
     jit.on_write("VBAR_EL2", seen.append)
     jit.fn(write_vbar)(5)
@@ -329,7 +331,7 @@ def test_register_hooks(jit):
     assert seen == [5]
 
 
-def test_exceptions_of_hooks_come_through(jit):
+def test_exceptions_of_hooks_come_through(jit: Jit) -> None:
     def fail() -> int:
         raise KeyError("hook")
 
@@ -339,7 +341,7 @@ def test_exceptions_of_hooks_come_through(jit):
     assert jit.fn(add)(1, 1) == 2
 
 
-def test_calls_within_hooks(jit):
+def test_calls_within_hooks(jit: Jit) -> None:
     def inner() -> int:
         with pytest.raises(Panic):
             jit.fn(give_up)(1)
@@ -352,7 +354,7 @@ def test_calls_within_hooks(jit):
         jit.fn(read_vbar)()
 
 
-def test_smc(jit):
+def test_smc(jit: Jit) -> None:
     assert jit.fn(call)(1) == 0
     jit.on_smc(lambda *x: (x[0] * 2, len(x)))
     assert jit.fn(call)(50) == 108
@@ -360,10 +362,10 @@ def test_smc(jit):
     assert jit.fn(call)(50) == 2**64 - 1
 
 
-def test_externs(jit):
-    seen = []
+def test_externs(jit: Jit) -> None:
+    seen: list[tuple[int, int]] = []
 
-    def answer(a, pair):
+    def answer(a: int, pair: Any) -> tuple[int, Any]:
         seen.append((a, pair.second))
         return a + 1, a > 3
 
@@ -373,14 +375,18 @@ def test_externs(jit):
     assert jit.fn(asks)(3, pair) == (4, False)
     assert jit.fn(asks)(4, pair) == (5, True)
     assert seen == [(3, 3), (4, 3)]
-    jit.define("ask", lambda a, pair: (70000, True))
+
+    def too_much(a: int, pair: Any) -> tuple[int, bool]:
+        return 70000, True
+
+    jit.define("ask", too_much)
     with pytest.raises(OverflowError):
         jit.fn(asks)(4, pair)
     with pytest.raises(LookupError, match="no extern"):
         jit.define("nobody", answer)
 
 
-def test_events(jit):
+def test_events(jit: Jit) -> None:
     jit.fn(flush)(0x4000)
     assert jit.events == [("dc civac", 0x4000)]
     for i in range(16384):
@@ -390,7 +396,7 @@ def test_events(jit):
     assert jit.events == []
 
 
-def test_buffers(jit):
+def test_buffers(jit: Jit) -> None:
     first, second_ = jit.buffer(100), jit.buffer(1 << 21, align=1 << 21)
     assert first.address % 4096 == 0 and second_.address % (1 << 21) == 0
     assert first.address < second_.address < 1 << 39
@@ -406,7 +412,7 @@ def test_buffers(jit):
         jit.fn(load)(address + 8)
 
 
-def test_machine_code_is_remembered(tmp_path, monkeypatch):
+def test_machine_code_is_remembered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("GZ_STATE", str(tmp_path))
 
     def compiled() -> Jit:
@@ -415,7 +421,11 @@ def test_machine_code_is_remembered(tmp_path, monkeypatch):
     assert compiled().fn(add)(1, 2) == 3
     (path,) = (tmp_path / "objects").iterdir()
     made = path.read_bytes()
-    monkeypatch.setattr(llvm, "create_pass_builder", lambda *_: pytest.fail("optimised again"))
+
+    def optimise(*_: object) -> None:
+        pytest.fail("optimised again")
+
+    monkeypatch.setattr(llvm, "create_pass_builder", optimise)
     assert compiled().fn(add)(2, 3) == 5
     monkeypatch.undo()
     monkeypatch.setenv("GZ_STATE", str(tmp_path))
@@ -424,7 +434,7 @@ def test_machine_code_is_remembered(tmp_path, monkeypatch):
     assert path.read_bytes() == made
 
 
-def test_speed(jit):
+def test_speed(jit: Jit) -> None:
     raw = jit.raw(f"{NAME}.add")
     begin = time.perf_counter()
     for _ in range(100_000):

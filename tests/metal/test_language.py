@@ -56,6 +56,7 @@ from gz.metal import (
     view,
     write_once,
 )
+from gz.metal.jit import Jit
 
 
 @enumeration(u8)
@@ -263,17 +264,17 @@ ROOTS = [
 
 
 @pytest.fixture(scope="module")
-def program():
+def program() -> Jit:
     return Program(roots=ROOTS).jit()
 
 
 @pytest.fixture
-def jit(program):
+def jit(program: Jit) -> Jit:
     program.reset()
     return program
 
 
-def test_references(jit):
+def test_references(jit: Jit) -> None:
     assert jit.fn(link)(3) == 6
     assert jit.fn(linked)() == 1
     assert jit.fn(chain)(None) == 0
@@ -285,7 +286,7 @@ def test_references(jit):
         jit.fn(link)(4)
 
 
-def test_methods_and_arrays(jit):
+def test_methods_and_arrays(jit: Jit) -> None:
     node = LangNode.view(bytearray(LangNode.size))
     node.value = 40
     for index in range(3):
@@ -294,14 +295,14 @@ def test_methods_and_arrays(jit):
     assert jit.fn(slices)(node) == (3 + 10 + 40) + (2 + 9) + (2 + 20)
 
 
-def test_views_carry_their_length(jit):
+def test_views_carry_their_length(jit: Jit) -> None:
     jit.storage(f"{__name__}.WORDS")[3] = 9
     assert jit.fn(beyond)(4, 3) == 9
     with pytest.raises(Panic, match="index out of bounds"):
         jit.fn(beyond)(3, 3)
 
 
-def test_tables_and_enumerations(jit):
+def test_tables_and_enumerations(jit: Jit) -> None:
     assert jit.fn(tables)(0) == 1000
     assert jit.fn(tables)(1) == 3 + 9
     assert [jit.fn(member)(number) for number in (1, 200)] == [1, 2]
@@ -309,23 +310,23 @@ def test_tables_and_enumerations(jit):
         jit.fn(member)(2)
 
 
-def test_registers(jit):
+def test_registers(jit: Jit) -> None:
     assert jit.fn(registers)(0xF000_0AB5) == (0x3000_0ABB | 0xB)
     assert jit.storage(f"{__name__}.ONE").bits.LOW == 0xB
 
 
-def test_constants(jit):
+def test_constants(jit: Jit) -> None:
     assert jit.fn(constants)() == 144 + 60 + 3 + LangNode.size + LangNode.offset("flag") + 3
 
 
-def test_atomics(jit):
+def test_atomics(jit: Jit) -> None:
     node = LangNode.view(bytearray(LangNode.size))
     node.value, node.point.x = 1, 70
     assert jit.fn(atomics)(node) == 1 + 6 + 0x106 + 70 + 77 + 78 + 6 + 1
     assert (node.value, node.point.x, node.point.y, node.flag) == (0x106, 78, 6, True)
 
 
-def test_memory_and_devices(jit):
+def test_memory_and_devices(jit: Jit) -> None:
     place = ctypes.create_string_buffer(32)
     where = ctypes.addressof(place) + 15 & ~15
     assert jit.fn(memory)(where) == 0xABCD_0000 + 0xAB
@@ -337,21 +338,25 @@ def test_memory_and_devices(jit):
         jit.fn(device)(buffer.address, 4)
 
 
-def test_the_machine(jit):
+def test_the_machine(jit: Jit) -> None:
     jit.sysregs.ELR_EL1 = 41
-    jit.on_hvc(lambda *x: (x[0], 0, 0, x[1] & 0xF))
+
+    def answer(*x: int) -> tuple[int, ...]:
+        return x[0], 0, 0, x[1] & 0xF
+
+    jit.on_hvc(answer)
     assert jit.fn(machine)(0x5003) == 0x5003 + 0x1234 * 3
     assert (jit.sysregs.ELR_EL1, jit.sysregs.SPSR_EL1) == (42, 1)
     assert [tuple(event) for event in jit.events] == [("dsb ish", 0), ("tlbi ipas2e1is", 5)]
 
 
-def test_function_tables(jit):
+def test_function_tables(jit: Jit) -> None:
     assert [jit.fn(dispatch)(index, 7) for index in range(3)] == [14, 21, 14]
     with pytest.raises(Panic, match="index beyond the function table"):
         jit.fn(dispatch)(3, 7)
 
 
-def test_texts(jit):
+def test_texts(jit: Jit) -> None:
     jit.fn(texts)(5)
     assert jit.log == "n is 5, 0x5, one 1\n"
     for number, message in ((-3, "negative: -3"), (100, "too large"), (60, "60 is 0x3c")):

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,8 +54,11 @@ def model(turns: range) -> int:
     return found
 
 
+Functions = Callable[[str], Callable[..., Any]]
+
+
 @pytest.fixture(scope="module")
-def functions():
+def functions() -> Functions:
     source = "".join(
         BODY.format(name=f"{type}_{index}", type=type, range=f"a, b, {step}")
         for type in TYPES
@@ -66,12 +70,16 @@ def functions():
     source += NESTED
     module = case_files.load(case_files.Case("ranges", source))
     jit = Program(roots=case_files.functions(module)).jit()
-    return lambda name: jit.fn(getattr(module, name))
+
+    def function(name: str) -> Callable[..., Any]:
+        return jit.fn(getattr(module, name))
+
+    return function
 
 
 @pytest.mark.parametrize("type", TYPES)
 @pytest.mark.parametrize("index", range(len(STEPS)))
-def test_ranges(functions, type: str, index: int):
+def test_ranges(functions: Functions, type: str, index: int) -> None:
     function = functions(f"f_{type}_{index}")
     for a in TYPES[type]:
         for b in TYPES[type]:
@@ -79,13 +87,13 @@ def test_ranges(functions, type: str, index: int):
 
 
 @pytest.mark.parametrize("index", range(4))
-def test_down_to_zero(functions, index: int):
+def test_down_to_zero(functions: Functions, index: int) -> None:
     function = functions(f"f_down_{index}")
     for a in TYPES["u8"]:
         assert function(a, 0) == model(range(a, -1, STEPS[4 + index])), a
 
 
-def test_break_and_continue_are_those_of_the_innermost_loop(functions):
+def test_break_and_continue_are_those_of_the_innermost_loop(functions: Functions) -> None:
     names: dict[str, Any] = {"unroll": iter, "u64": int}
     exec(NESTED, names)
     for rows in range(6):

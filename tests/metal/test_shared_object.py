@@ -6,6 +6,7 @@ from __future__ import annotations
 import ctypes
 import platform
 import threading
+from pathlib import Path
 
 import pytest
 from elftools.elf.dynamic import DynamicSection
@@ -41,7 +42,7 @@ def text(target: Target, body: str = BODY) -> str:
 
 
 @pytest.mark.parametrize("target", [LINUX_ARM64, LINUX_X86_64], ids=lambda target: target.name)
-def test_exports_and_needs_nothing(target, tmp_path):
+def test_exports_and_needs_nothing(target: Target, tmp_path: Path) -> None:
     path = shared_object.build(text(target), target, tmp_path, "probe")
     assert path.name == "libprobe.so"
     with path.open("rb") as stream:
@@ -55,14 +56,14 @@ def test_exports_and_needs_nothing(target, tmp_path):
         assert not [tag for tag in dynamic.iter_tags() if tag.entry.d_tag == "DT_NEEDED"]
 
 
-def test_two_directories_give_the_same_bytes(tmp_path):
+def test_two_directories_give_the_same_bytes(tmp_path: Path) -> None:
     first = shared_object.build(text(LINUX_ARM64), LINUX_ARM64, tmp_path / "a", "probe")
     second = shared_object.build(text(LINUX_ARM64), LINUX_ARM64, tmp_path / "b" / "c", "probe")
     assert first.read_bytes() == second.read_bytes()
 
 
 @pytest.mark.skipif(NATIVE is None, reason="no metal for this machine's user space")
-def test_python_calls_it_and_goes_on_meanwhile(tmp_path):
+def test_python_calls_it_and_goes_on_meanwhile(tmp_path: Path) -> None:
     assert NATIVE is not None
     library = ctypes.CDLL(str(shared_object.build(text(NATIVE), NATIVE, tmp_path, "probe")))
     library.count.restype, library.count.argtypes = ctypes.c_uint64, [ctypes.c_uint64]
@@ -76,7 +77,7 @@ def test_python_calls_it_and_goes_on_meanwhile(tmp_path):
     assert not thread.is_alive()
 
 
-def test_what_nothing_defines_is_an_error(tmp_path):
+def test_what_nothing_defines_is_an_error(tmp_path: Path) -> None:
     body = "declare void @puts(ptr)\ndefine void @say(ptr %text) { call void @puts(ptr %text)\n ret void\n}"
     with pytest.raises(CheckError, match=r"libprobe.so needs puts, which nothing defines"):
         shared_object.build(text(LINUX_ARM64, body), LINUX_ARM64, tmp_path, "probe")

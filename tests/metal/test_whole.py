@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from elftools.elf.elffile import ELFFile
@@ -16,11 +17,11 @@ from elftools.elf.sections import SymbolTableSection
 
 from gz.metal import Program, image
 from gz.metal.assembly import pieces
-from gz.metal.jit import Panic
+from gz.metal.jit import Jit, Panic
 from gz.metal.target import CORE
 
 
-def load(name: str):
+def load(name: str) -> Any:
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None and spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -32,23 +33,23 @@ def load(name: str):
 hello = load("bare_hello")
 
 
-def line_of(function, text: str) -> int:
+def line_of(function: Any, text: str) -> int:
     lines, first = inspect.getsourcelines(function)
     return first + next(i for i, line in enumerate(lines) if text in line)
 
 
 @pytest.fixture(scope="module")
-def jit():
+def jit() -> Jit:
     return Program(roots=[hello.fill, hello.write_number]).jit()
 
 
 @pytest.fixture(scope="module")
-def built(tmp_path_factory):
+def built(tmp_path_factory: pytest.TempPathFactory) -> image.Image:
     ir = Program(roots=[hello.start, hello.write, hello.write_number, hello.stop]).ir(CORE)
     return image.build(ir, pieces("bare_hello"), tmp_path_factory.mktemp("whole"))
 
 
-def test_in_this_process(jit):
+def test_in_this_process(jit: Jit) -> None:
     notes = hello.Notes.view(bytearray(hello.Notes.size))
     assert jit.fn(hello.fill)(notes, 0) == sum(p * p for p in hello.PRIMES)
     assert list(notes.squares) == [p * p for p in hello.PRIMES]
@@ -60,7 +61,7 @@ def test_in_this_process(jit):
     assert caught.value.file.endswith("bare_hello.py")
 
 
-def test_debug_information_names_the_python_source(built):
+def test_debug_information_names_the_python_source(built: image.Image) -> None:
     with built.elf.open("rb") as stream:
         elf = ELFFile(stream)
         table = elf.get_section_by_name(".symtab")
@@ -68,7 +69,7 @@ def test_debug_information_names_the_python_source(built):
         at = {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
         dwarf = elf.get_dwarf_info()
         lines: dict[int, tuple[str, int]] = {}
-        names = set()
+        names: set[tuple[object, bytes]] = set()
         for unit in dwarf.iter_CUs():
             program = dwarf.line_program_for_CU(unit)
             assert program is not None
@@ -86,7 +87,7 @@ def test_debug_information_names_the_python_source(built):
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs qemu-system-aarch64")
-def test_at_el2(built, jit):
+def test_at_el2(built: image.Image, jit: Jit) -> None:
     machine = "-M virt,virtualization=on,gic-version=3 -cpu cortex-a76 -m 128 -nic none -display none -serial stdio"
     command = ["qemu-system-aarch64", *machine.split(), "-kernel", built.flat]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)

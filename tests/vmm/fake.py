@@ -135,13 +135,13 @@ class FakeVm:
     """`guests`: what vCPU 0, 1, … do."""
 
     guests: list[Callable[[FakeVm], Guest]]
-    memory: dict[int, memoryview] = field(default_factory=dict)
-    devices: list[tuple[DeviceType, int, int]] = field(default_factory=list)
-    vcpus: list[FakeVcpu] = field(default_factory=list)
+    memory: dict[int, memoryview] = field(default_factory=dict[int, memoryview])
+    devices: list[tuple[DeviceType, int, int]] = field(default_factory=list[tuple[DeviceType, int, int]])
+    vcpus: list[FakeVcpu] = field(default_factory=list[FakeVcpu])
     dtb: tuple[int, int] | None = None
-    lines: list[tuple[int, int]] = field(default_factory=list)
-    ioeventfds: dict[tuple[int, int], int] = field(default_factory=dict)
-    capabilities: list[tuple[int, ...]] = field(default_factory=list)
+    lines: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
+    ioeventfds: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    capabilities: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     closed: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
 

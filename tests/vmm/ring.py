@@ -54,7 +54,8 @@ class Ring:
     def add(self, out: list[bytes], room: list[int], indirect_at: int | None = None) -> tuple[int, list[int]]:
         """A chain of filled buffers and empty ones; gives its head and the addresses of the empty ones."""
         buffers = [(len(data), 0, data) for data in out] + [(length, WRITE, b"") for length in room]
-        rows, empty = [], []
+        rows: list[tuple[int, int, int]] = []
+        empty: list[int] = []
         for length, flags, data in buffers:
             address = self.data_at
             self.data_at += (length + 15) & ~15
@@ -82,11 +83,12 @@ class Ring:
     def used(self) -> list[tuple[int, int]]:
         """(head, length written) of what came back since the last call."""
         (index,) = self.peek(self.used_at + 2, "H")
-        result = []
+        result: list[tuple[int, int]] = []
         while self._seen != index:
-            result.append(self.peek(self.used_at + 4 + 8 * (self._seen % self.size), "II"))
+            head, length = self.peek(self.used_at + 4 + 8 * (self._seen % self.size), "II")
+            result.append((head, length))
             self._seen = (self._seen + 1) & 0xFFFF
-        return result  # type: ignore[return-value]
+        return result
 
 
 class Driver:

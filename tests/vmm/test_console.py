@@ -25,7 +25,7 @@ class Setup:
     from_guest: int
     console: int
     outputs: list[Output]
-    rings: list[Ring] = field(default_factory=list)
+    rings: list[Ring] = field(default_factory=list[Ring])
     stopped: bool = False
 
     def stop(self) -> None:
@@ -40,12 +40,12 @@ class Setup:
 
     def messages(self, count: int) -> list[tuple[int, Event, int, bytes]]:
         """The next messages from the device."""
-        places = {}
+        places: dict[int, int] = {}
         for _ in range(count):
             head, (at,) = self.rings[2].add([], [32])
             places[head] = at
         self.driver.notify(2)
-        result = []
+        result: list[tuple[int, Event, int, bytes]] = []
         for head, length in wait_used(self.rings[2], count):
             data = bytes(self.driver.memory.at(places[head], length))
             number, event, value = struct.unpack("<IHH", data[:8])

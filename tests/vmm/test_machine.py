@@ -51,7 +51,7 @@ class Host:
         ports: list[Port] | None = None,
         typed: int | None = None,
         consoles: Sequence[str] = (),
-        **plan,
+        **plan: Any,
     ) -> tuple[FakeVm, End]:
         vm = FakeVm(list(guests))
         plan = {"kernel": str(self.kernel), "cpus": len(guests), "memory": 16 << 20} | plan
@@ -207,7 +207,7 @@ def test_shutdown_and_harmless_events(host: Host) -> None:
 
 
 def test_an_unknown_hypercall_is_not_supported(host: Host) -> None:
-    seen = []
+    seen: list[Any] = []
 
     def call(page: RunPage) -> None:
         page.hypercall.args[0] = 0xC600_1234

@@ -46,7 +46,7 @@ def test_indices_wrap() -> None:
         for _ in range(RING_SIZE):
             ring.data_at = BASE + 0x1000
             ring.add([b"x"], [])
-        heads = []
+        heads: list[int] = []
         while (chain := queue.pop()) is not None:
             heads.append(chain.head)
             queue.push(chain, 0)
@@ -94,7 +94,7 @@ def test_event_index_is_the_specification(start: int, event: int, count: int) ->
     """An interrupt exactly if one of the entries just used has the index the driver named (2.7.7.2)."""
     queue, ring = make(event_index=True)
     ring.poke(ring.available_at + 4 + 2 * RING_SIZE, "H", event)
-    queue._used_index = queue._published = start
+    queue._used_index = queue._published = start  # pyright: ignore[reportPrivateUsage]
     ring.add([b"a"], [])
     chain = queue.pop()
     assert chain is not None

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
@@ -21,7 +21,7 @@ VMM = ("python3", "-m", "gz.vmm")
 
 
 @contextmanager
-def booted(bootargs: str = "") -> Iterator[Host]:
+def booted(bootargs: str = "") -> Generator[Host]:
     """A host that is its own hypervisor."""
     software = Software()
     payload = products.image("payloads.hello").image.flat
@@ -39,7 +39,7 @@ def booted(bootargs: str = "") -> Iterator[Host]:
 
 
 @pytest.fixture(scope="module")
-def kvm() -> Iterator[Host]:
+def kvm() -> Generator[Host]:
     """Where the CPU has the virtualization host extensions KVM uses them."""
     with booted() as host:
         yield host

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 import pytest
@@ -20,7 +20,7 @@ TROUBLE = "grep -icE 'stall|lockup|hung|lost|BUG:|WARNING:'"
 
 
 @contextmanager
-def busy(host: Host) -> Iterator[None]:
+def busy(host: Host) -> Generator[None]:
     """A process that never sleeps on every CPU of the host."""
     cpus = int(host.shell("nproc"))
     loops = [host.board.host.start(["sh", "-c", "while :; do :; done"]) for _ in range(cpus)]

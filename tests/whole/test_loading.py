@@ -17,8 +17,8 @@ MIB = 1 << 20
 RAM = 0x4000_0000
 TIMEOUT = 120
 
-OPTIONS = ["-M", "virt,gic-version=3,virtualization=on", "-cpu", "cortex-a76", "-nodefaults", "-no-reboot"]
-OPTIONS += ["-display", "none", "-serial", "stdio"]
+MACHINE = ("-M", "virt,gic-version=3,virtualization=on", "-cpu", "cortex-a76")
+OPTIONS = [*MACHINE, "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
 
 #: Linux without a root file system: it says so and restarts, which ends QEMU (-no-reboot).
 END = "Unable to mount root fs"
