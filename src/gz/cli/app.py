@@ -149,6 +149,15 @@ def boot(json: Json = False) -> int:
     return measure_boot(json)
 
 
+@bench.command()
+@command
+def host(json: Json = False) -> int:
+    """Instructions of the host's own work: compiling, processes, page faults, system calls."""
+    from gz.cli.bench import measure_host
+
+    return measure_host(json)
+
+
 @board.command()
 @command
 def up(

@@ -18,15 +18,21 @@ from gz.board.qemu import Disk, Machine, Qemu, qemu_version, scratch_directory
 from gz.board.vmm import Guest, start_command, start_console
 from gz.cli import products
 from gz.cli.report import progress
+from gz.metal.build import ROOT
 
 PAYLOAD = "payloads.exits"
 USER = "mmio_read_user"
-OPERATIONS = ("hvc_psci_version", "id_register", "mmio_read_vgic", USER, "eoi", "ipi", "timer")
+SINGLE = ("hvc_psci_version", "id_register", "mmio_read_vgic", USER, "eoi", "ipi_self", "timer")
+OPERATIONS = {1: SINGLE, 2: (*SINGLE, "ipi_other")}
+"""By the number of CPUs of the machine and of the guest."""
 BOOT_TIMEOUT = 600.0  # seconds
 TIMEOUT = 300.0
 MEMORY = 64  # MiB
 BOOT_MEMORY = 1024
 BOOT_PARAMS = "console=ttyAMA0 quiet loglevel=1 panic=-1"
+
+Figures = Mapping[str, Any]
+"""Operation to instructions; of USER {"total": with the VMM, "core": without}."""
 
 
 @dataclass(frozen=True)
@@ -52,44 +58,51 @@ def measure_exits(as_json: bool) -> int:
         core, driver, short = products.core(), products.driver(), products.answering_driver()
         payload = Disk(products.image(PAYLOAD).image.flat, "gz-payload", True)
         software = Software()
-        figures: dict[str, dict[str, Any]] = {}
-        options, versions = "", {}
-        for hypervisor in HYPERVISORS:
+        machines: list[dict[str, Any]] = []
+        versions: dict[str, str] = {}
+        for cpus in OPERATIONS:
+            figures: dict[str, Figures] = {}
+            options = ""
+            for hypervisor in HYPERVISORS:
 
-            def step_of(text: str, name: str = hypervisor.name) -> None:
-                step(f"{name}: {text}")
+                def step_of(text: str, of: str = f"{hypervisor.name}, {cpus} CPUs") -> None:
+                    step(f"{of}: {text}")
 
-            board = Board(
-                core=None if hypervisor.says else core,
-                compiled=driver,
-                software=software,
-                cpus=1,
-                disks=[payload],
-                icount=True,
-                bootargs=hypervisor.bootargs,
-                boot_timeout=BOOT_TIMEOUT,
-                progress=step_of,
-            )
-            with board:
-                if hypervisor.says and hypervisor.says not in board.run(["dmesg"]).text:
-                    raise BoardError(f"the host's KVM did not start as {hypervisor.name}")
-                figures[hypervisor.name] = measure(board, short, step_of)
-                options, versions = " ".join(board.machine.options()), versions_of(board)
+                board = Board(
+                    core=None if hypervisor.says else core,
+                    compiled=driver,
+                    software=software,
+                    cpus=cpus,
+                    disks=[payload],
+                    icount=True,
+                    bootargs=hypervisor.bootargs,
+                    boot_timeout=BOOT_TIMEOUT,
+                    progress=step_of,
+                )
+                with board:
+                    if hypervisor.says and hypervisor.says not in board.run(["dmesg"]).text:
+                        raise BoardError(f"the host's KVM did not start as {hypervisor.name}")
+                    figures[hypervisor.name] = measure(board, short, cpus, step_of)
+                    options, versions = " ".join(board.machine.options()), versions_of(board)
+            machines.append({"cpus": cpus, "options": options, "figures": figures})
     if as_json:
-        print(json.dumps({**figures, "options": options, "versions": versions}))
+        print(json.dumps({"machines": machines, "versions": versions}))
     else:
-        print_exits(figures, options, versions)
+        print("Average instructions as the guest counts them, a few of its loop included.")
+        print("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+        for machine in machines:
+            print_exits(**machine)
     return 0
 
 
-def measure(board: Board, short: Mapping[str, bytes], step: Callable[[str], None]) -> dict[str, Any]:
+def measure(board: Board, short: Mapping[str, bytes], cpus: int, step: Callable[[str], None]) -> dict[str, Any]:
     """The payload's counts with the VMM; of the exit to user space also those with the shortest VMM there can be."""
     step("measuring with the VMM")
-    total = run_payload(board)
+    total = run_payload(board, cpus)
     step("measuring without the VMM")
     for name, library in short.items():
         board.host.put(f"/opt/gz/{name}", library, 0o755)
-    alone = run_payload(board)
+    alone = run_payload(board, cpus)
     return {**total, USER: {"total": total[USER], "core": alone[USER]}}
 
 
@@ -99,12 +112,11 @@ def versions_of(board: Board) -> dict[str, str]:
     return {"qemu": qemu_version(), "linux": linux, "python": python.removeprefix("Python ")}
 
 
-def print_exits(figures: Mapping[str, Mapping[str, Any]], options: str, versions: Mapping[str, str]) -> None:
-    print("Average instructions as the guest counts them, a few of its loop included.")
-    print(f"QEMU: {options}")
-    print("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
+def print_exits(cpus: int, options: str, figures: Mapping[str, Figures]) -> None:
+    """A row for each operation, a column for each hypervisor."""
+    print(f"\nQEMU: {options}")
     print(f"{'':<20}" + "".join(f"{name:>10}" for name in figures))
-    for operation in OPERATIONS:
+    for operation in OPERATIONS[cpus]:
         counts = [column[operation] for column in figures.values()]
         if operation == USER:
             rows = {USER: [count["total"] for count in counts]}
@@ -156,6 +168,51 @@ def measure_boot(as_json: bool) -> int:
     return 0
 
 
+def measure_host(as_json: bool) -> int:
+    """What the host's own work costs above the core, beside the same kernel at EL1 of a machine without EL2."""
+    workload = (ROOT / "benchmarks" / "workload.py").read_text()
+    with progress() as step:
+        step("compiling the core")
+        core = products.core()
+        software = Software()
+        figures: dict[str, dict[str, int]] = {}
+        options: dict[str, str] = {}
+        for name, below in (("bare", None), ("core", core)):
+            board = Board(
+                core=below,
+                software=software,
+                cpus=1,
+                icount=True,
+                virtualization=below is not None,
+                boot_timeout=BOOT_TIMEOUT,
+                progress=lambda text, name=name: step(f"{name}: {text}"),
+            )
+            with board:
+                step(f"{name}: measuring")
+                done = board.python(workload, timeout=TIMEOUT)
+                if done.status:
+                    raise BoardError(f"the workload did not get through: {done.stderr.decode(errors='replace')}")
+                figures[name] = json.loads(done.text)
+                options[name] = " ".join(board.machine.options())
+    ratios = {work: round(figures["core"][work] / bare, 4) for work, bare in figures["bare"].items()}
+    if as_json:
+        print(json.dumps({**figures, "ratio": ratios, "options": options}))
+    else:
+        print_host(figures, ratios, options)
+    return 0
+
+
+def print_host(
+    figures: Mapping[str, Mapping[str, int]], ratios: Mapping[str, float], options: Mapping[str, str]
+) -> None:
+    print("Instructions of the host's own work, the shortest of several rounds.")
+    for name, text in options.items():
+        print(f"QEMU, {name}: {text}")
+    print(f"{'':<20}{'bare':>14}{'core':>14}{'ratio':>10}")
+    for work, ratio in ratios.items():
+        print(f"{work:<20}{figures['bare'][work]:>14}{figures['core'][work]:>14}{ratio:>10}")
+
+
 def boot_bare(software: Software) -> int:
     """The guest's kernel and root file system without anything below; its clock at init."""
     machine = Machine(
@@ -193,14 +250,14 @@ def init_clock(log: str) -> int:
     return (int(found[1]) * 1_000_000 + int(found[2])) * 1000
 
 
-def run_payload(board: Board) -> dict[str, int]:
+def run_payload(board: Board, cpus: int) -> dict[str, int]:
     """What the payload printed: operation and instructions."""
-    guest = Guest(board.disk("gz-payload"), None, memory=MEMORY, params="")
+    guest = Guest(board.disk("gz-payload"), None, cpus=cpus, memory=MEMORY, params="")
     process = start_console(board.host, guest)
     process.end_input()
     done = process.wait(TIMEOUT)
     found = {name: int(count) for name, count in re.findall(r"^(\w+) (\d+)\s*$", done.text, re.MULTILINE)}
-    if done.status or set(OPERATIONS) - set(found):
+    if done.status or set(OPERATIONS[cpus]) - set(found):
         last = (done.stderr.decode(errors="replace").strip() or done.text.strip()).splitlines()[-1:]
         raise BoardError(f"the payload did not get through: {last[0] if last else 'no output'}")
     return found
