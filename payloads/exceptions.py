@@ -5,7 +5,10 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from gz.bits import Struct, storage, u64
+from gz.arm64.registers import SPSR
+from gz.arm64.syndrome import ESR_EL2, ExceptionClass
+from gz.arm64.sysreg import sysreg
+from gz.bits import Array, Struct, array, storage, u32, u64
 from gz.metal import export, log, read_once, write_once
 from payloads.console import power_off
 
@@ -18,7 +21,15 @@ class Expected(Struct):
     far: u64
 
 
+class Steps(Struct):
+    """Where software step exceptions were taken; each lets one more instruction run."""
+
+    count: u32
+    at: Array[u64] = array(32)
+
+
 EXPECTED = storage(Expected)
+STEPS = storage(Steps)
 
 
 def expect() -> None:
@@ -36,6 +47,11 @@ def taken() -> u64:
 @export
 def exception(esr: u64, elr: u64, far: u64) -> u64:
     """Called by the vectors; gives where to go on."""
+    if ESR_EL2(esr).EC == ExceptionClass.STEP_SAME:
+        STEPS.at[STEPS.count] = elr
+        STEPS.count += 1
+        sysreg.SPSR_EL1 = sysreg.SPSR_EL1 | SPSR(SS=1)
+        return elr
     if read_once(EXPECTED.on) == 0:
         fault(esr, elr, far)
     write_once(EXPECTED.esr, esr)

@@ -89,6 +89,19 @@ def test_registers_of_a_guest(cpu: str) -> None:
     assert ours[1]["read"] > 100
 
 
+@pytest.mark.parametrize("cpu", CPUS)
+def test_debugging_of_a_guest(cpu: str) -> None:
+    """Also what this emulator's own CPU doesn't do: the OS lock."""
+    checks = guest("debugging", cpu)
+    assert len(checks) == 10
+    assert [line for line in checks if not line.startswith("PASS ")] == []
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a76", "max"])
+def test_debugging_of_a_host(cpu: str) -> None:
+    assert host("debugging", cpu=cpu) == bare("debugging", cpu)
+
+
 def test_calls_of_a_guest() -> None:
     lines = guest("calls")
     known = answers(lines)

@@ -422,6 +422,41 @@ class MDSCR_EL1(Register):
     MDE = field(15)
 
 
+class OSLSR_EL1(Register):
+    OSLM0 = field(0)
+    OSLK = field(1)
+    """1: the OS lock is set."""
+    nTT = field(2)
+    OSLM1 = field(3)
+    """1, with OSLM0 = 0: there is an OS lock."""
+
+
+class DBGBCR(Register):
+    """DBGBCR<n>_EL1."""
+
+    E = field(0)
+    PMC = field(2, 1)
+    BAS = field(8, 5)
+    HMC = field(13)
+    SSC = field(15, 14)
+    LBN = field(19, 16)
+    BT = field(23, 20)
+
+
+class DBGWCR(Register):
+    """DBGWCR<n>_EL1."""
+
+    E = field(0)
+    PAC = field(2, 1)
+    LSC = field(4, 3)
+    BAS = field(12, 5)
+    HMC = field(13)
+    SSC = field(15, 14)
+    LBN = field(19, 16)
+    WT = field(20)
+    MASK = field(28, 24)
+
+
 class ZCR(Register):
     """ZCR_EL1 and ZCR_EL2."""
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import gz.core.advance as advance
 import gz.core.exits as exits
 import gz.core.kick as kick
 import gz.core.lifecycle as lifecycle
@@ -37,7 +38,6 @@ from gz.core.vcpu import Vcpu
 from gz.core.vm import VCPU_COUNT_MAX, VM_COUNT_MAX, VMS, Vm
 from gz.metal import cold, inline, load_acquire, read_once, view
 
-_INSTRUCTION = 4
 _RUN_PAGES = 2  # run page and hardware state
 _BUFFER_PAGES = REGION_BUFFER_SIZE // PAGE_SIZE
 _DESTROY_BATCH_PAGES = BLOCK_PAGES
@@ -62,11 +62,11 @@ def hypercall(context: Context, doorbell: bool) -> Context:
     status = _dispatch(context, index)
     if status == _AGAIN:
         if not doorbell:
-            sysreg.ELR_EL2 = sysreg.ELR_EL2 - _INSTRUCTION
+            advance.repeat()
         return context
     context.x[0] = u64(status)
     if doorbell:
-        sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
+        advance.skip()
     return context
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gz.core.advance as advance
 import gz.core.exits as exits
 import gz.core.host as host
 import gz.core.inject as inject
@@ -21,8 +22,6 @@ from gz.core.traps import TRAPS
 from gz.core.vcpu import Vcpu
 from gz.metal import cold, export, inline, store_release
 
-_INSTRUCTION = 4  # bytes
-
 
 @export
 def lower_sync(context: Context) -> Context:
@@ -32,7 +31,7 @@ def lower_sync(context: Context) -> Context:
     esr = ESR_EL2(sysreg.ESR_EL2)
     outcome = TRAPS[esr.EC](vcpu, esr)
     if outcome == Outcome.SKIP:
-        sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
+        advance.skip()
     elif outcome == Outcome.UNDEFINED:
         inject.undefined()
     elif outcome == Outcome.LEAVE:
@@ -105,7 +104,7 @@ def leave(vcpu: Vcpu) -> Context:
     context.x[0] = 0
     context.x[1] = vcpu.exit
     if cpu.by_doorbell != 0:
-        sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
+        advance.skip()
     store_release(vcpu.running, 0)
     return context
 

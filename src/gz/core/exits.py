@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gz.core.advance as advance
 import gz.core.faults as faults
 import gz.core.memory as memory
 import gz.core.timer as timer
@@ -32,7 +33,6 @@ EVENT = 3  # nothing, but the VMM has to hear of the system event in `register`
 #: FAIL_ENTRY's reason: the vCPU runs elsewhere, or it does not exist (then there is no run page to say so).
 ENTRY_BUSY = 1
 
-_INSTRUCTION = 4
 _ZERO_REGISTER = 31
 _RESULTS = 4
 _ARGUMENTS = 8
@@ -144,7 +144,7 @@ def finish(vcpu: Vcpu) -> bool:
             faults.load(
                 vcpu, access.register, access.size, access.sign_extend != 0, access.is_64bit != 0, value
             )
-        context.elr += _INSTRUCTION
+        advance.skip_saved(context)
     else:
         for i in range(_RESULTS):
             context.x[i] = read_once(_page(vcpu).hypercall.args[i])

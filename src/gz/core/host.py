@@ -7,6 +7,7 @@ host's. What the ID registers show the host, it has: nothing of it traps.
 
 from __future__ import annotations
 
+import gz.core.advance as advance
 import gz.core.calls as calls
 import gz.core.frames as frames
 import gz.core.host_memory as host_memory
@@ -54,7 +55,6 @@ from gz.core.platform import machine
 from gz.core.vectors import SVE_STATE_SIZE
 from gz.metal import cold, inline
 
-_INSTRUCTION = 4
 _START = SPSR(M=Mode.EL1H, F=1, I=1, A=1, D=1)
 _FGT_GRANTS = 0xFFF4_0000_0000_0000  # HFGRTR_EL2, HFGWTR_EL2: the fields that let something through
 _FGT_INSTRUCTION_GRANTS = 0x1F << 55  # HFGITR_EL2: GCS, branch records
@@ -236,7 +236,7 @@ def sync(context: Context) -> Context:
         case ExceptionClass.DATA_ABORT_LOWER:
             return _data_abort(context, esr)
         case ExceptionClass.SMC64:
-            sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
+            advance.skip()
             if esr.ISS & 0xFFFF != 0:
                 context.x[0] = NOT_SUPPORTED
                 return context

@@ -88,8 +88,11 @@ IDENTITIES: tuple[Identity, ...] = (
     Identity(
         SysRegs.ID_AA64DFR0_EL1,
         ID_AA64DFR0_EL1,
-        "debug of Armv8.0 with the least number of break- and watchpoints; no PMU, trace, profiling, double lock",
-        fixed={"DebugVer": 6, "BRPs": 1, "WRPs": 1, "DoubleLock": 15},
+        "break- and watchpoints as many as the CPU has, debug up to Armv8.2, as later versions change external debug; "
+        "no PMU, trace, profiling, double lock",
+        keep=("BRPs", "WRPs", "CTX_CMPs"),
+        limit={"DebugVer": 8},
+        fixed={"DoubleLock": 15},
     ),
     Identity(
         SysRegs.ID_AA64ISAR0_EL1,

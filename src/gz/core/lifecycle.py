@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gz.core.debug as debug
 import gz.core.frames as frames
 import gz.core.memory as memory
 import gz.core.stage2 as stage2
@@ -98,6 +99,7 @@ def _reset_rest(vcpu: Vcpu, entry: u64) -> None:
     context.elr = entry
     context.spsr = BOOT_PSTATE
     context.hcr = world.GUEST_HCR
+    debug.reset(vcpu)
     vcpu.idle = 0
     vcpu.access.active = 0
 

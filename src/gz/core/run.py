@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
+import gz.core.advance as advance
 import gz.core.exits as exits
 import gz.core.lifecycle as lifecycle
 import gz.core.stolen_time as stolen_time
 import gz.core.vgic as vgic
 import gz.core.world as world
-from gz.arm64.sysreg import sysreg
 from gz.bits import u64
 from gz.core.context import Context
 from gz.core.vcpu import Power, Vcpu
@@ -46,7 +46,7 @@ def answer(host: Context, reason: u64, doorbell: bool) -> Context:
     host.x[0] = 0
     host.x[1] = reason
     if doorbell:
-        sysreg.ELR_EL2 = sysreg.ELR_EL2 + 4
+        advance.skip()
     return host
 
 

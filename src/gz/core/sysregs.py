@@ -10,22 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gz.core.debug as debug
 import gz.core.identification as identification
 import gz.core.timer as timer
 import gz.core.vgic as vgic
 from gz.arm64.insn import dc
 from gz.arm64.operations import DC
-from gz.arm64.registers import MDSCR_EL1
 from gz.arm64.syndrome import SYSREG_MASK, SysRegTrap, register_iss
 from gz.arm64.sysreg import SysReg, SysRegs, sysreg
 from gz.bits import Va, function_table, table, u8, u32, u64
+from gz.core.monitors import COMPARATORS
 from gz.core.outcome import Outcome
 from gz.core.vcpu import Vcpu
 from gz.metal import inline
 
 _ZERO_REGISTER = 31
-_BREAKPOINTS = 2  # as ID_AA64DFR0_EL1 tells guests; the architecture's minimum
-_WATCHPOINTS = 2
 
 
 def access(vcpu: Vcpu, iss: u64) -> Outcome:
@@ -43,14 +42,14 @@ def access(vcpu: Vcpu, iss: u64) -> Outcome:
     if trap.Read != 0:
         if _ACCESS[row] & _READ == 0:
             return Outcome.UNDEFINED
-        _write(vcpu, trap.Rt, _HANDLERS[row](vcpu, False, 0))
+        _write(vcpu, trap.Rt, _HANDLERS[row](vcpu, trap, 0))
     else:
         if _ACCESS[row] & _WRITE == 0:
             return Outcome.UNDEFINED
         value: u64 = 0
         if trap.Rt != _ZERO_REGISTER:
             value = vcpu.context.x[trap.Rt]
-        _HANDLERS[row](vcpu, True, value)
+        _HANDLERS[row](vcpu, trap, value)
     return Outcome.SKIP
 
 
@@ -75,67 +74,54 @@ def _find(key: u32) -> u32:
     return len(KEYS)
 
 
-# Handlers: `value` is written, or the result is what a read gives.
+# Handlers: `value` is written if trap.Read = 0, or the result is what a read gives.
 
-RegisterAccess = Callable[[Vcpu, bool, u64], u64]
+RegisterAccess = Callable[[Vcpu, SysRegTrap, u64], u64]
 
 
-def zero(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
+def zero(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     return 0
 
 
-def sgi1(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
+def sgi1(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     vgic.send_sgi(vcpu, value, True)
     return 0
 
 
-def sgi0(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
+def sgi0(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     vgic.send_sgi(vcpu, value, False)
     return 0
 
 
-def timer_control(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
-    if is_write:
+def timer_control(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
+    if trap.Read == 0:
         timer.set_physical(vcpu, value, vcpu.timer.physical.deadline)
         return 0
     return timer.physical_control(vcpu)
 
 
-def timer_deadline(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
-    if is_write:
+def timer_deadline(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
+    if trap.Read == 0:
         timer.set_physical(vcpu, vcpu.timer.physical.control, value)
         return 0
     return vcpu.timer.physical.deadline
 
 
-def timer_value(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
+def timer_value(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     """The lower 32 bits, signed, from now."""
-    if is_write:
+    if trap.Read == 0:
         distance = ((value & 0xFFFF_FFFF) ^ 0x8000_0000) - 0x8000_0000
         timer.set_physical(vcpu, vcpu.timer.physical.control, sysreg.CNTPCT_EL0 + distance)
         return 0
     return timer.physical_value(vcpu)
 
 
-def debug_control(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
-    """Stepping works; MDE would arm the host's breakpoints."""
-    if is_write:
-        sysreg.MDSCR_EL1 = value & MDSCR_EL1(SS=1, TDCC=1, KDE=1)
-        return 0
-    return sysreg.MDSCR_EL1
-
-
-def lock_status(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
-    """OSLM = 0b10: there is an OS lock; it is open."""
-    return 0b1000
-
-
-def clean_invalidate(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
+def clean_invalidate(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     dc("cisw", Va(value))
     return 0
 
 
-def clean(vcpu: Vcpu, is_write: bool, value: u64) -> u64:
+def clean(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     dc("csw", Va(value))
     return 0
 
@@ -160,7 +146,7 @@ class Policy(NamedTuple):
         return int(SysRegTrap(Op0=1, Op1=register.op1, CRn=register.crn, CRm=register.crm, Op2=register.op2))
 
 
-_INERT = "debug registers: breakpoints are not offered, the minimum that the architecture asks for does nothing"
+_COMPARATOR = "the vCPU's own; in the CPU while it runs with debug exceptions enabled, beside nobody else's"
 _CHANNEL = "no debug communication channel: nothing to receive, what is sent is dropped"
 
 POLICY: tuple[Policy, ...] = (
@@ -174,9 +160,9 @@ POLICY: tuple[Policy, ...] = (
     Policy(DC["isw"], _WRITE, clean_invalidate, "data of others must not be lost: cleaned as well"),
     Policy(DC["cisw"], _WRITE, clean_invalidate, "on this CPU, as the instruction would"),
     Policy(DC["csw"], _WRITE, clean, "on this CPU, as the instruction would"),
-    Policy(SysRegs.MDSCR_EL1, _BOTH, debug_control, "switched with the vCPU; stepping without breakpoints"),
-    Policy(SysRegs.OSLAR_EL1, _WRITE, zero, "the OS lock protects nothing here"),
-    Policy(SysRegs.OSLSR_EL1, _READ, lock_status, "the OS lock protects nothing here"),
+    Policy(SysRegs.MDSCR_EL1, _BOTH, debug.debug_control, "switched with the vCPU; says when its comparators are"),
+    Policy(SysRegs.OSLAR_EL1, _WRITE, debug.os_lock, "each vCPU has its own OS lock"),
+    Policy(SysRegs.OSLSR_EL1, _READ, debug.os_lock_status, "each vCPU has its own OS lock"),
     Policy(SysRegs.OSDLR_EL1, _BOTH, zero, "no power-down debug"),
     Policy(SysRegs.DBGPRCR_EL1, _BOTH, zero, "power is PSCI's"),
     Policy(SysRegs.MDRAR_EL1, _READ, zero, "no debug registers in memory"),
@@ -191,9 +177,14 @@ POLICY: tuple[Policy, ...] = (
     Policy(SysRegs.DBGDTR_EL0, _BOTH, zero, _CHANNEL),
     Policy(SysRegs.DBGDTRRX_EL0, _BOTH, zero, _CHANNEL),
     *(
-        Policy(getattr(SysRegs, f"DBG{kind}{n}_EL1"), _BOTH, zero, _INERT)
-        for kind, count in (("BVR", _BREAKPOINTS), ("BCR", _BREAKPOINTS), ("WVR", _WATCHPOINTS), ("WCR", _WATCHPOINTS))
-        for n in range(count)
+        Policy(getattr(SysRegs, f"DBG{kind}{n}_EL1"), _BOTH, handler, _COMPARATOR)
+        for kind, handler in (
+            ("BVR", debug.breakpoint_value),
+            ("BCR", debug.breakpoint_control),
+            ("WVR", debug.watchpoint_value),
+            ("WCR", debug.watchpoint_control),
+        )
+        for n in range(COMPARATORS)
     ),
 )
 _SORTED = sorted(POLICY, key=lambda policy: policy.key)

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import gz.core.advance as advance
 import gz.core.faults as faults
 import gz.core.guest_calls as guest_calls
 import gz.core.sysregs as sysregs
 import gz.core.vgic as vgic
 import gz.core.world as world
 from gz.arm64.syndrome import ESR_EL2, EXCEPTION_CLASSES, ExceptionClass
-from gz.arm64.sysreg import sysreg
 from gz.bits import function_table
 from gz.core.outcome import Outcome
 from gz.core.vcpu import Vcpu
@@ -30,14 +30,14 @@ def wait(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     if esr.ISS & _WFE != 0 or vgic.deliverable(vcpu):
         return Outcome.SKIP
     vcpu.idle = 1
-    sysreg.ELR_EL2 = sysreg.ELR_EL2 + 4
+    advance.skip()
     return vgic.leave_idle(vcpu)
 
 
 def hypercall(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     outcome = guest_calls.call(vcpu)
     if outcome == Outcome.REPEAT:
-        sysreg.ELR_EL2 = sysreg.ELR_EL2 - 4  # ELR_EL2 is behind an HVC already
+        advance.repeat()
         return Outcome.LEAVE
     return outcome
 
@@ -50,7 +50,7 @@ def secure_call(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     if outcome == Outcome.REPEAT:
         return Outcome.LEAVE
     if outcome == Outcome.LEAVE:
-        sysreg.ELR_EL2 = sysreg.ELR_EL2 + 4
+        advance.skip()
     return outcome
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gz.core.debug as debug
 import gz.core.kick as kick
 import gz.core.list_registers as list_registers
 import gz.core.timer as timer
@@ -22,7 +23,7 @@ GUEST_HCR = HCR_EL2(
 )
 #: FP/SIMD trapped until first use; SVE, SME, trace and activity monitors never offered.
 GUEST_CPTR = CPTR_EL2(CPTR_EL2_RES1, TFP=1, TZ=1, TSM=1, TTA=1, TAM=1)
-#: Debug and performance monitors: every access traps.
+#: Every access to debug registers (core/debug.py) and performance monitors traps.
 GUEST_MDCR = MDCR_EL2(TDA=1, TDOSA=1, TDRA=1, TPM=1, TPMCR=1, TTRF=1, TPMS=1)
 
 _SWITCHED = tuple(register for register in EL1_REGISTERS if register is not SysRegs.TCR_EL1)
@@ -64,6 +65,8 @@ def enter(cpu: Cpu, vcpu: Vcpu) -> None:
     context = vcpu.context
     context.cpu = cpu
     _save(cpu.host)
+    if vcpu.debug.armed != 0:
+        debug.load(vcpu)
     timer.load(vcpu)
     list_registers.load(vcpu)
     sysreg.ICC_IGRPEN0_EL1 = 1  # kicks arrive
@@ -77,6 +80,8 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     context = vcpu.context
     if context.fp_live != 0:
         _unload_fp(cpu, context)
+    if vcpu.debug.armed != 0:
+        debug.unload(vcpu)
     _save(context)
     sysreg.ICC_IGRPEN0_EL1 = 0
     list_registers.save(vcpu)

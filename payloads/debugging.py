@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Breakpoints, watchpoints and single-step at EL1: one line per check.
+
+What is stepped through traps where a hypervisor emulates: each instruction has to count as one step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from gz.arm64.debug_registers import DebugRegisters
+from gz.arm64.features import ID_AA64DFR0_EL1
+from gz.arm64.insn import isb, read, write
+from gz.arm64.psci import Psci
+from gz.arm64.registers import DBGBCR, DBGWCR, MDSCR_EL1, OSLSR_EL1, SPSR
+from gz.arm64.syndrome import ESR_EL2, ExceptionClass
+from gz.arm64.sysreg import sysreg
+from gz.bits import Va, function_table, storage, u32, u64
+from gz.core.monitors import COMPARATORS
+from gz.metal import address, assembly, export, extern, log, peek64, poke64, unroll
+from gz.vmm.maps import VIRT
+from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.checks import PASS, verdict
+from payloads.exceptions import STEPS
+from payloads.slot import run, slot_address
+
+_NOP = 0xD503_201F
+_MASKED = SPSR(A=1, I=1, F=1)  # debug exceptions are not
+_ALL = SPSR(D=1, A=1, I=1, F=1)
+_ON = MDSCR_EL1(KDE=1, MDE=1)
+_EXECUTED = DBGBCR(E=1, PMC=1, BAS=15)
+_LOADED = DBGWCR(E=1, PAC=1, LSC=1, BAS=0xFF)
+_STORED = DBGWCR(E=1, PAC=1, LSC=2, BAS=0xFF)
+_STEPS = 9
+_WORD = 0x1234_5678_9ABC_DEF0
+
+assembly(
+    f"""
+    .section .text.stepped, "ax"
+    .global stepped
+    .type stepped, %function
+stepped:
+    mov x4, x0
+    mov x5, x1
+    msr daifclr, #8
+    mrs x1, id_aa64pfr0_el1
+    ldr w1, [x4]
+    ldr w1, [x5]
+    mov x0, #{Psci.VERSION >> 16:#x}
+    lsl x0, x0, #16
+    hvc #0
+    mrs x1, oslsr_el1
+    add x0, x0, #0
+    msr daifset, #8
+    ret
+
+    .global stepped_address
+    .type stepped_address, %function
+stepped_address:
+    adr x0, stepped
+    ret
+"""
+)
+
+
+@extern
+def stepped(device: u64, emulated: u64) -> u64: ...
+
+
+@extern
+def stepped_address() -> u64: ...
+
+
+WORD = storage(u64, 2)
+
+_BREAKPOINTS = tuple(
+    (n, getattr(DebugRegisters, f"DBGBVR{n}_EL1"), getattr(DebugRegisters, f"DBGBCR{n}_EL1"))
+    for n in range(COMPARATORS)
+)
+_WATCHPOINTS = tuple(
+    (n, getattr(DebugRegisters, f"DBGWVR{n}_EL1"), getattr(DebugRegisters, f"DBGWCR{n}_EL1"))
+    for n in range(COMPARATORS)
+)
+
+
+def count() -> tuple[u32, u32]:
+    """Of break- and watchpoints."""
+    dfr0 = ID_AA64DFR0_EL1(sysreg.ID_AA64DFR0_EL1)
+    return u32(dfr0.BRPs) + 1, u32(dfr0.WRPs) + 1
+
+
+def set_breakpoint(number: u32, at: Va, value: u64) -> None:
+    for n, place, control in unroll(_BREAKPOINTS):
+        if n == number:
+            write(place, u64(at))
+            write(control, value)
+    isb()
+
+
+def set_watchpoint(number: u32, at: Va, value: u64) -> None:
+    for n, place, control in unroll(_WATCHPOINTS):
+        if n == number:
+            write(place, u64(at))
+            write(control, value)
+    isb()
+
+
+def enable(value: u64) -> None:
+    sysreg.MDSCR_EL1 = value
+    isb()
+
+
+def exception_class() -> u64:
+    return ESR_EL2(exceptions.taken()).EC
+
+
+def breaks() -> bool:
+    """Does running the slot's instruction end in a breakpoint exception?"""
+    _, esr = run(_NOP, 0)
+    return ESR_EL2(esr).EC == ExceptionClass.BREAKPOINT_SAME
+
+
+def watched(at: Va, store: bool) -> bool:
+    if store:
+        poke64(at, _WORD)
+    else:
+        _ = peek64(at)
+    return exception_class() == ExceptionClass.WATCHPOINT_SAME and exceptions.EXPECTED.far == u64(at)
+
+
+def cleared() -> u32:
+    """Nothing of others is in them."""
+    breakpoints, watchpoints = count()
+    clear = True
+    for n, _, control in unroll(_BREAKPOINTS):
+        if n < breakpoints:
+            clear = clear and DBGBCR(read(control)).E == 0
+    for n, _, control in unroll(_WATCHPOINTS):
+        if n < watchpoints:
+            clear = clear and DBGWCR(read(control)).E == 0
+    return verdict(clear)
+
+
+def kept() -> u32:
+    breakpoints, watchpoints = count()
+    right = True
+    for n, value, control in unroll(_BREAKPOINTS):
+        if n < breakpoints:
+            write(value, 0x1000 * (n + 1))
+            write(control, DBGBCR(PMC=1, BAS=15))
+    for n, value, control in unroll(_WATCHPOINTS):
+        if n < watchpoints:
+            write(value, 0x2000 * (n + 1))
+            write(control, DBGWCR(PAC=1, LSC=3, BAS=0xFF))
+    isb()
+    for n, value, control in unroll(_BREAKPOINTS):
+        if n < breakpoints:
+            right = right and read(value) == 0x1000 * (n + 1) and read(control) == DBGBCR(PMC=1, BAS=15)
+            write(control, 0)
+    for n, value, control in unroll(_WATCHPOINTS):
+        if n < watchpoints:
+            right = right and read(value) == 0x2000 * (n + 1)
+            right = right and read(control) == DBGWCR(PAC=1, LSC=3, BAS=0xFF)
+            write(control, 0)
+    return verdict(right)
+
+
+def locked() -> u32:
+    """Behind the OS lock there are no debug exceptions (DDI 0487, D2.5)."""
+    enable(_ON)
+    set_breakpoint(0, slot_address(), _EXECUTED)
+    sysreg.OSLAR_EL1 = 1
+    isb()
+    shut = OSLSR_EL1(sysreg.OSLSR_EL1).OSLK == 1 and not breaks()
+    sysreg.OSLAR_EL1 = 0
+    isb()
+    open = OSLSR_EL1(sysreg.OSLSR_EL1).OSLK == 0 and breaks()
+    set_breakpoint(0, slot_address(), 0)
+    return verdict(shut and open)
+
+
+def breakpoints_hit() -> u32:
+    breakpoints, _ = count()
+    hit = True
+    for n in range(breakpoints):
+        set_breakpoint(n, slot_address(), _EXECUTED)
+        hit = hit and breaks()
+        set_breakpoint(n, slot_address(), 0)
+    return verdict(hit)
+
+
+def breakpoints_missed() -> u32:
+    breakpoints, _ = count()
+    hit = False
+    for n in range(breakpoints):
+        set_breakpoint(n, slot_address() + 64, _EXECUTED)
+        hit = hit or breaks()
+        set_breakpoint(n, slot_address(), 0)
+        hit = hit or breaks()
+    return verdict(not hit)
+
+
+def masked() -> u32:
+    """PSTATE.D, KDE and MDE."""
+    set_breakpoint(0, slot_address(), _EXECUTED)
+    sysreg.DAIF = _ALL
+    hit = breaks()
+    sysreg.DAIF = _MASKED
+    enable(MDSCR_EL1(MDE=1))
+    hit = hit or breaks()
+    enable(MDSCR_EL1(KDE=1))
+    hit = hit or breaks()
+    enable(_ON)
+    again = breaks()
+    set_breakpoint(0, slot_address(), 0)
+    return verdict(again and not hit)
+
+
+def watchpoints_hit() -> u32:
+    _, watchpoints = count()
+    at = address(WORD[0])
+    hit = True
+    for n in range(watchpoints):
+        set_watchpoint(n, at, _LOADED)
+        hit = hit and watched(at, False)
+        set_watchpoint(n, at, _STORED)
+        hit = hit and watched(at, True)
+        set_watchpoint(n, at, 0)
+    return verdict(hit)
+
+
+def watchpoints_missed() -> u32:
+    _, watchpoints = count()
+    at = address(WORD[0])
+    hit = False
+    for n in range(watchpoints):
+        set_watchpoint(n, at, _LOADED)
+        hit = hit or watched(at, True) or watched(address(WORD[1]), False)
+        set_watchpoint(n, at, _STORED)
+        hit = hit or watched(at, False) or watched(address(WORD[1]), True)
+        set_watchpoint(n, at, 0)
+        hit = hit or watched(at, False) or watched(at, True)
+    return verdict(not hit)
+
+
+def steps() -> u32:
+    """Through instructions that a hypervisor carries out, up to the one that masks and may still be followed."""
+    begin = stepped_address() + 3 * 4
+    sysreg.DAIF = _ALL
+    STEPS.count = 0
+    enable(MDSCR_EL1(SS=1, KDE=1))
+    stepped(VIRT.gicd, VIRT.virtio)
+    enable(0)
+    right = STEPS.count >= _STEPS
+    for i in range(_STEPS):
+        right = right and STEPS.at[i] == begin + 4 * i
+    return verdict(right)
+
+
+def no_steps() -> u32:
+    STEPS.count = 0
+    stepped(VIRT.gicd, VIRT.virtio)
+    return verdict(STEPS.count == 0)
+
+
+Check = Callable[[], u32]
+
+_NAMED: tuple[tuple[str, Check], ...] = (
+    ("no comparator is on", cleared),
+    ("comparators keep their values", kept),
+    ("OS lock", locked),
+    ("breakpoints hit", breakpoints_hit),
+    ("breakpoints elsewhere", breakpoints_missed),
+    ("breakpoints masked", masked),
+    ("watchpoints hit", watchpoints_hit),
+    ("watchpoints elsewhere", watchpoints_missed),
+    ("single-step", steps),
+    ("no single-step", no_steps),
+)
+_CHECKS = function_table(Check, [check for _, check in _NAMED])
+
+
+@export
+def payload(tree: Va) -> None:
+    exceptions.expect()
+    sysreg.DAIF = _MASKED
+    for i, named in unroll(tuple(enumerate(_NAMED))):
+        if _CHECKS[i]() == PASS:
+            log(f"PASS {named[0]}")
+        else:
+            log(f"FAIL {named[0]}")
