@@ -346,7 +346,7 @@ def test_reserved_is_invisible_until_commit(tables: Tables) -> None:
     cancel(s, 0, PAGE)
     assert machine.free_frames == frames
     assert reserve(s, BLOCK, LOW, BLOCK + PAGE, NORMAL) == (0, BLOCK, True)
-    assert commit(s, BLOCK, BLOCK, False) == BLOCK
+    assert commit(s, BLOCK, BLOCK) == BLOCK
     assert tables.pages() == {BLOCK + at: (LOW + at, NORMAL) for at in range(0, BLOCK, PAGE)}
     assert reserve(s, BLOCK + PAGE, LOW + PAGE, 8 * BLOCK, NORMAL) == (0, BLOCK - PAGE, False)
 

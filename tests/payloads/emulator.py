@@ -18,11 +18,11 @@ def image(program: str) -> Path:
     return build(program).image.flat
 
 
-def emulate(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool) -> list[str]:
+def emulate(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool, memory: int = 512) -> list[str]:
     """The lines on the serial port until the machine is off. A core that hangs is a subprocess.TimeoutExpired."""
     machine = f"virt,gic-version=3,virtualization={'on' if virtualization else 'off'}"
-    options = ["-machine", machine, "-cpu", cpu, "-smp", str(cpus), "-m", "512", "-icount", "shift=0", "-seed", "1"]
-    options += ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
+    options = ["-machine", machine, "-cpu", cpu, "-smp", str(cpus), "-m", str(memory)]
+    options += ["-icount", "shift=0", "-seed", "1", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
     done = subprocess.run(
         [PROGRAM, *options, *arguments],
         check=True,
@@ -40,13 +40,15 @@ def bare(payload: str, cpu: str = "cortex-a76") -> list[str]:
     return emulate(cpu, 1, ["-kernel", str(image(f"payloads.{payload}"))], virtualization=False)
 
 
-def host(payload: str, initrd: Path | None = None, cpu: str = "cortex-a76", cpus: int = 1) -> list[str]:
+def host(
+    payload: str, initrd: Path | None = None, cpu: str = "cortex-a76", cpus: int = 1, memory: int = 512
+) -> list[str]:
     """As the host of the core. Without the core's own lines, which begin with its name."""
     kernel = image(f"payloads.{payload}")
     arguments = ["-kernel", str(image("gz.core"))]
     arguments += ["-device", f"guest-loader,addr={HOST_KERNEL:#x},kernel={kernel},bootargs=quiet"]
     arguments += ["-device", f"guest-loader,addr={HOST_INITRD:#x},initrd={initrd or kernel}"]
-    lines = emulate(cpu, cpus, arguments, virtualization=True)
+    lines = emulate(cpu, cpus, arguments, virtualization=True, memory=memory)
     return [line for line in lines if not line.startswith("gz: core at")]
 
 

@@ -361,6 +361,14 @@ MPIDR_AFFINITY = 0xFF_00FF_FFFF
 """The affinity bits of MPIDR_EL1, as PSCI and the device tree pass them."""
 
 
+class Implementer(IntEnum):
+    """Some of MIDR_EL1's."""
+
+    ARM = 0x41
+    NVIDIA = 0x4E
+    MICROSOFT = 0x6D
+
+
 class MIDR_EL1(Register):
     Revision = field(3, 0)
     PartNum = field(15, 4)

@@ -158,6 +158,15 @@ def host(json: Json = False) -> int:
     return measure_host(json)
 
 
+@bench.command()
+@command
+def memory(json: Json = False) -> int:
+    """Instructions of the calls that give guests memory and take it back, with and without FEAT_S2FWB."""
+    from gz.cli.bench_memory import measure_memory
+
+    return measure_memory(json)
+
+
 @board.command()
 @command
 def up(

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import gz.core.coherency as coherency
 import gz.core.console as console
 import gz.core.discovery as discovery
 import gz.core.frames as frames
@@ -26,7 +27,7 @@ from gz.arm64.fdt import SIZE_MAX, FdtHeader
 from gz.arm64.image import LOAD_ALIGNMENT, MAGIC, ImageFlags, ImageHeader
 from gz.arm64.insn import isb
 from gz.arm64.psci import AffinityState
-from gz.arm64.registers import CTR_EL0, MPIDR_AFFINITY
+from gz.arm64.registers import MPIDR_AFFINITY
 from gz.arm64.sysreg import sysreg
 from gz.bits import Pa, Va, sizeof, storage, u64
 from gz.core.context import Context
@@ -43,7 +44,6 @@ _KEPT_AT_LEAST = 512 << 10
 #: Of that at least this much for tables and VMs.
 _FRAMES_AT_LEAST = 256 << 10
 _POOL_ALIGNMENT = 64 << 10
-_DCZID_PROHIBITED = 1 << 4
 
 
 @export
@@ -56,6 +56,8 @@ def start(tree_at: Pa, index: u64) -> Context:
     sysreg.TPIDR_EL2 = u64(address(cpu.host))
     if tree_at != Pa(0):
         _boot(cpu, tree_at)
+    else:
+        coherency.join()
     cpu.kick_ready = 0
     gic.prepare_cpu(cpu)
     host.prepare_cpu(cpu)
@@ -81,7 +83,7 @@ def _boot(cpu: Cpu, tree_at: Pa) -> None:
     machine.tree = tree_at
     machine.image.base = mmu.load_address()
     machine.image.size = image.image_end() - image.image_start()
-    _caches()
+    coherency.begin()
     _tree()
     placement.take(machine.image.base, machine.image.size)
     placement.take(tree_at, loaded.size)
@@ -97,13 +99,6 @@ def _boot(cpu: Cpu, tree_at: Pa) -> None:
     cpu.entry_context = u64(_host_tree())
     host.create_stage2()
     dying.arm()
-
-
-def _caches() -> None:
-    machine.cache_line = u64(4) << CTR_EL0(sysreg.CTR_EL0).DminLine
-    dczid = sysreg.DCZID_EL0
-    if dczid & _DCZID_PROHIBITED == 0:
-        machine.zero_block = u64(4) << (dczid & 0xF)
 
 
 def _tree() -> None:
@@ -198,13 +193,11 @@ def _pool() -> None:
     for i in range(machine.ram_count):
         ram += machine.ram[i].size
         entries += pages.table_size(machine.ram[i].size >> PAGE_SHIFT)
-    kept = ram // _KEPT_SHARE + _KEPT_AT_LEAST
     own = machine.image
-    size = entries + _FRAMES_AT_LEAST
-    if kept > own.size + size:
-        size = kept - own.size
-    end = (u64(own.base) + own.size + size + _POOL_ALIGNMENT - 1) & ~u64(_POOL_ALIGNMENT - 1)
     base = own.base + own.size
+    least = (u64(base) + entries + _FRAMES_AT_LEAST + _POOL_ALIGNMENT - 1) & ~u64(_POOL_ALIGNMENT - 1)
+    most = (u64(own.base) + ram // _KEPT_SHARE + _KEPT_AT_LEAST) & ~u64(_POOL_ALIGNMENT - 1)
+    end = max(least, most)
     size = end - u64(base)
     if not placement.is_free(base, size):
         base = placement.find(size, BLOCK_SIZE)

@@ -13,6 +13,7 @@ import gz.core.timer as timer
 import gz.core.vgic as vgic
 import gz.core.world as world
 from gz.abi.exits import ExitReason
+from gz.arm64.registers import HCR_EL2
 from gz.arm64.syndrome import ESR_EL2
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import MAINTENANCE_INTERRUPT, TimerInterrupt
@@ -73,7 +74,7 @@ def lower_serror(context: Context) -> Context:
     vcpu = context.vcpu
     if vcpu is None:
         return context
-    sysreg.HCR_EL2 = world.GUEST_HCR.replace(VSE=1)
+    sysreg.HCR_EL2 = HCR_EL2(context.hcr).replace(VSE=1)
     return resume(vcpu)
 
 

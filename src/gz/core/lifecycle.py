@@ -98,7 +98,7 @@ def _reset_rest(vcpu: Vcpu, entry: u64) -> None:
     context.fp.fpcr = 0
     context.elr = entry
     context.spsr = BOOT_PSTATE
-    context.hcr = world.GUEST_HCR
+    context.hcr = world.guest_hcr()
     debug.reset(vcpu)
     vcpu.idle = 0
     vcpu.access.active = 0

@@ -20,6 +20,7 @@ DEVICE_WINDOW = 2 << WINDOW_BITS
 
 PAGE_SIZE = 4096
 _UNROLLED = 8  # words per turn of a loop
+_LINES = 32
 
 
 @inline
@@ -58,6 +59,10 @@ def zero(base: Pa, size: u64) -> None:
     end = at + size
     block = machine.zero_block
     if block != 0:
+        while end - at >= _UNROLLED * block and at < end:
+            for _ in unroll(range(_UNROLLED)):
+                dc("zva", at)
+                at = at + block
         while at < end:
             dc("zva", at)
             at = at + block
@@ -78,8 +83,8 @@ def clean(base: Pa, size: u64) -> None:
     line = machine.cache_line
     at = Va(u64(va(base)) & ~(line - 1))
     end = va(base) + size
-    while end - at >= _UNROLLED * line and at < end:
-        for _ in unroll(range(_UNROLLED)):
+    while end - at >= _LINES * line and at < end:
+        for _ in unroll(range(_LINES)):
             dc("civac", at)
             at = at + line
     while at < end:

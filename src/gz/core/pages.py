@@ -96,8 +96,7 @@ def _row(transition: Transition, state: State) -> dict[str, int]:
 ROWS = table(Row, [_row(transition, state) for transition in Transition for state in State])
 
 _ILLEGAL = 0x1_0000  # no 16-bit entry
-_GROUP_WORDS = 4  # of 64 bits, that are looked at together
-_GROUP_PAGES = 4 * _GROUP_WORDS
+_GROUP_WORDS = 16  # of 64 bits, that are looked at together
 _REPEAT = 0x0001_0001_0001_0001
 
 
@@ -220,61 +219,68 @@ def _step(transition: Transition, before: u16, guest: u32) -> u32:
 
 
 def _change(transition: Transition, base: Pa, count: u64, guest: u32) -> bool:
-    """All of the pages or none. Runs of equal entries, the usual case, go many at a time."""
+    """All of the pages or none. Equal entries, the usual case, go many at a time."""
     first = _locate(base, count)
     if first == 0:
         return False
+    end = first + 2 * count
     lock.acquire(ownership.lock)
     before = peek16(first)
     after = _step(transition, before, guest)
     legal = after != _ILLEGAL
     if legal and count == 1:
         poke16(first, u16(after))
+    elif legal and _are(first, end, u64(before) * _REPEAT):
+        _fill(first, end, u64(after) * _REPEAT)
     elif legal:
-        usual = u64(before) * _REPEAT
-        legal = _all(transition, first, count, guest, usual)
-        if legal:
-            _store(transition, first, count, guest, usual, u64(after) * _REPEAT)
+        legal = _change_each(transition, first, end, guest)
     lock.release(ownership.lock)
     return legal
 
 
 @inline
-def _like(at: Va, left: u64, usual: u64) -> bool:
-    """The next _GROUP_PAGES entries are aligned and all the usual one."""
-    if left < _GROUP_PAGES or u64(at) & 7 != 0:
-        return False
-    different: u64 = 0
-    for i in unroll(range(_GROUP_WORDS)):
-        different |= peek64(at + 8 * i) ^ usual
-    return different == 0
+def _is_group(at: Va, end: Va) -> bool:
+    return u64(at) & 7 == 0 and end - at >= 8 * _GROUP_WORDS
 
 
-def _all(transition: Transition, first: Va, count: u64, guest: u32, usual: u64) -> bool:
+def _are(first: Va, end: Va, same: u64) -> bool:
+    """All entries are this one, repeated in a word."""
     at = first
-    left = count
-    while left != 0:
-        if _like(at, left, usual):
+    while at < end:
+        if _is_group(at, end):
+            different: u64 = 0
+            for i in unroll(range(_GROUP_WORDS)):
+                different |= peek64(at + 8 * i) ^ same
+            if different != 0:
+                return False
             at = at + 8 * _GROUP_WORDS
-            left -= _GROUP_PAGES
         else:
-            if _step(transition, peek16(at), guest) == _ILLEGAL:
+            if peek16(at) != same & 0xFFFF:
                 return False
             at = at + 2
-            left -= 1
     return True
 
 
-def _store(transition: Transition, first: Va, count: u64, guest: u32, usual: u64, result: u64) -> None:
+def _fill(first: Va, end: Va, entries: u64) -> None:
     at = first
-    left = count
-    while left != 0:
-        if _like(at, left, usual):
+    while at < end:
+        if _is_group(at, end):
             for i in unroll(range(_GROUP_WORDS)):
-                poke64(at + 8 * i, result)
+                poke64(at + 8 * i, entries)
             at = at + 8 * _GROUP_WORDS
-            left -= _GROUP_PAGES
         else:
-            poke16(at, u16(_step(transition, peek16(at), guest)))
+            poke16(at, u16(entries & 0xFFFF))
             at = at + 2
-            left -= 1
+
+
+def _change_each(transition: Transition, first: Va, end: Va, guest: u32) -> bool:
+    at = first
+    while at < end:
+        if _step(transition, peek16(at), guest) == _ILLEGAL:
+            return False
+        at = at + 2
+    at = first
+    while at < end:
+        poke16(at, u16(_step(transition, peek16(at), guest)))
+        at = at + 2
+    return True

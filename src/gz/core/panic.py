@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from typing import NoReturn
 
+import gz.core.coherency as coherency
 import gz.core.console as console
 import gz.core.host_memory as host_memory
 import gz.core.image as image
@@ -153,6 +154,7 @@ def _stop_others() -> None:
     dsb("ishst")
     tlbi("alle1is")
     dsb("ish")
+    coherency.settle()
     isb()
 
 

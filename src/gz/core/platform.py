@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from gz.bits import Array, Pa, Struct, Va, array, storage, u32, u64
+from gz.bits import Array, Pa, Struct, Va, array, storage, u16, u32, u64
 from gz.metal import inline
 
 RAM_BANKS_MAX = 16
@@ -39,6 +39,9 @@ class Machine(Struct):
     initrd: PhysicalRange
     zero_block: u64  # bytes that DC ZVA clears, 0: prohibited
     cache_line: u64  # bytes, the smallest data cache line
+    forces_write_back: u16  # 1: FEAT_S2FWB, so that guests' accesses to memory are all cacheable
+    fetches_coherently: u16  # 1: CTR_EL0.DIC, instruction caches follow the data
+    repeats_tlbi: u16  # 1: see core/coherency.py
 
 
 machine = storage(Machine)

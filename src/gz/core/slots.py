@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gz.core.coherency as coherency
 import gz.core.host_memory as host_memory
 import gz.core.list_registers as list_registers
 import gz.core.lock as lock
@@ -21,6 +22,7 @@ from gz.abi.run import PAGE_SIZE
 from gz.arm64.descriptors import PAGE_SHIFT, VALID
 from gz.arm64.stolen_time import WINDOW_SIZE
 from gz.bits import Array, Ipa, Pa, Struct, Va, i64, u32, u64
+from gz.core.platform import machine
 from gz.metal import inline, load_acquire, peek64, poke64, popcount, read_once, store_release, unroll, view
 
 if TYPE_CHECKING:
@@ -272,9 +274,10 @@ def _reserve(vm: Vm, slot: Slot, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
     if u64(pa) & (PAGE_SIZE - 1) != 0:
         return Error.INVALID_ARGS
     size = page_count << PAGE_SHIFT
+    attributes = stage2.guest_memory()
     done: u64 = 0
     while done < size:
-        error, span, new = stage2.reserve(vm.stage2, ipa + done, pa + done, size - done, stage2.NORMAL)
+        error, span, new = stage2.reserve(vm.stage2, ipa + done, pa + done, size - done, attributes)
         if error != Error.NO_ERROR:
             return error
         if new:
@@ -317,7 +320,10 @@ def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
     """The host loses private pages before the guest has them."""
     if is_private(vm, slot):
         vm.private_count += _withdraw(vm, base, page_count) >> PAGE_SHIFT
-    fresh = stage2.commit(vm.stage2, base, page_count << PAGE_SHIFT, True) >> PAGE_SHIFT
+    if machine.forces_write_back == 0:
+        _clean(vm, base, page_count)
+    coherency.refetch()
+    fresh = stage2.commit(vm.stage2, base, page_count << PAGE_SHIFT) >> PAGE_SHIFT
     slot.mapped += fresh
     vm.lent_count += fresh
 
@@ -337,6 +343,18 @@ def _withdraw(vm: Vm, base: Ipa, page_count: u64) -> u64:
     if gone != 0:
         host_memory.forget()
     return gone
+
+
+def _clean(vm: Vm, base: Ipa, page_count: u64) -> None:
+    """What lies in the reserved leaves' pages is all there is: nothing older below dirty lines (docs/core.md)."""
+    at = base
+    end = base + (page_count << PAGE_SHIFT)
+    while at < end:
+        entry, shift = stage2.find(vm.stage2, at)
+        leaf = peek64(entry)
+        if stage2.is_reserved(leaf):
+            memory.clean(stage2.output(leaf), u64(1) << shift)
+        at = stage2.after(at, shift)
 
 
 def acquire(vcpu: Vcpu) -> None:
@@ -453,6 +471,7 @@ def _return(vm: Vm, base: Pa, size: u64) -> None:
     while vm.private_count != 0 and at < end:
         hidden = _is_hidden(at)
         first = at
+        at = at + PAGE_SIZE
         while at < end and _is_hidden(at) == hidden:
             at = at + PAGE_SIZE
         if hidden:

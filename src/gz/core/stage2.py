@@ -14,8 +14,8 @@ tables' VM.
 
 from __future__ import annotations
 
+import gz.core.coherency as coherency
 import gz.core.frames as frames
-import gz.core.memory as memory
 from gz.abi.errors import Error
 from gz.arm64.descriptors import (
     ADDRESS_MASK,
@@ -37,6 +37,7 @@ from gz.arm64.descriptors import (
     VALID,
     Cacheability,
     MemAttr,
+    MemAttrFwb,
     Shareability,
 )
 from gz.arm64.descriptors import Stage2 as Leaf
@@ -46,10 +47,13 @@ from gz.arm64.registers import TCR_EL1, VTCR_EL2, VTCR_EL2_RES1, VTTBR_EL2
 from gz.arm64.sysreg import sysreg
 from gz.bits import Ipa, Pa, Struct, Va, i64, table, u32, u64
 from gz.core.memory import va
+from gz.core.platform import machine
 from gz.metal import cold, inline, peek64, poke64
 
 #: Attributes of a leaf.
 NORMAL = int(Leaf(AF=1, SH=Shareability.INNER, S2AP=S2AP.READ_WRITE, MemAttr=MemAttr.NORMAL_WRITE_BACK))
+#: The same where HCR_EL2.FWB makes every access so, whatever stage 1 says.
+FORCED_NORMAL = int(Leaf(AF=1, SH=Shareability.INNER, S2AP=S2AP.READ_WRITE, MemAttr=MemAttrFwb.NORMAL_WRITE_BACK))
 DEVICE = int(Leaf(AF=1, XN=2, S2AP=S2AP.READ_WRITE, MemAttr=MemAttr.DEVICE_nGnRE))
 
 HOST_VMID = 0
@@ -96,6 +100,12 @@ def vtcr() -> u64:
         )
         | VTCR_EL2_RES1
     )
+
+
+@inline
+def guest_memory() -> u64:
+    """Attributes of a guest's RAM; world.guest_hcr belongs to it."""
+    return FORCED_NORMAL if machine.forces_write_back != 0 else NORMAL
 
 
 def vttbr(s: Stage2) -> u64:
@@ -181,7 +191,7 @@ def map(s: Stage2, ipa: Ipa, pa: Pa, size: u64, attributes: u64) -> i64:
             cancel(s, ipa, done + PAGE_SIZE)
             return error
         done += span
-    commit(s, ipa, size, False)
+    commit(s, ipa, size)
     return Error.NO_ERROR
 
 
@@ -249,11 +259,8 @@ def cancel(s: Stage2, ipa: Ipa, size: u64) -> None:
         _free_chain(s, dead)
 
 
-def commit(s: Stage2, ipa: Ipa, size: u64, clean: bool) -> u64:
-    """Turn the reserved leaves in [ipa, ipa + size) valid; gives their bytes.
-
-    `clean`: first write the pages back to the point of coherency, for a guest begins with its caches off.
-    """
+def commit(s: Stage2, ipa: Ipa, size: u64) -> u64:
+    """Turn the reserved leaves in [ipa, ipa + size) valid; gives their bytes."""
     made: u64 = 0
     at = ipa
     end = ipa + size
@@ -266,8 +273,6 @@ def commit(s: Stage2, ipa: Ipa, size: u64, clean: bool) -> u64:
             at = after(at, shift)
             last = shift != PAGE_SHIFT or u64(at) & ((1 << BLOCK_SHIFT) - 1) == 0 or at >= end
             if is_reserved(descriptor):
-                if clean:
-                    memory.clean(output(descriptor), u64(1) << shift)
                 poke64(entry, descriptor | VALID)
                 made += u64(1) << shift
                 if shift == PAGE_SHIFT and last:
@@ -308,6 +313,7 @@ def unmap(s: Stage2, ipa: Ipa, size: u64) -> i64:
         dsb("ish")
         tlbi("vmalle1is")  # entries that combine both stages (DDI 0487 D8.14.5)
     dsb("ish")
+    coherency.settle()
     _back(previous, control)
     _free_chain(s, dead)
     return Error.NO_ERROR
@@ -325,6 +331,7 @@ def flush(s: Stage2) -> None:
     dsb("ishst")
     tlbi("vmalls12e1is")
     dsb("ish")
+    coherency.settle()
     _back(previous, control)
 
 
@@ -407,25 +414,31 @@ def merge(s: Stage2, at: Ipa) -> None:
     if peek64(upper) & TYPE_MASK != TABLE:
         return
     lower = va(output(peek64(upper))) + 8 * ((u64(at) >> BLOCK_SHIFT) & _INDEX)
-    if peek64(lower) & TYPE_MASK == TABLE and not _fold(s, lower, PAGE_SHIFT):
+    if peek64(lower) & TYPE_MASK == TABLE and not _fold(s, lower, at, PAGE_SHIFT):
         return
     if s.vmid == HOST_VMID:
-        _fold(s, upper, BLOCK_SHIFT)
+        _fold(s, upper, at, BLOCK_SHIFT)
 
 
-def _fold(s: Stage2, entry: Va, shift: u64) -> bool:
-    """Its leaves of 1 << `shift` bytes instead of a table, if they are one block."""
+def _fold(s: Stage2, entry: Va, at: Ipa, shift: u64) -> bool:
+    """The leaves of 1 << `shift` bytes in this table instead of the table, if they are one block.
+
+    A gap that keeps them from being one is mostly near `at`, which changed last: they are looked at from there on.
+    """
     leaves = output(peek64(entry))
     first = peek64(va(leaves))
     if first != leaf(output(first), shift, first & ~u64(ADDRESS_MASK | TYPE_MASK)):
         return False
     if u64(output(first)) & ((u64(1) << (shift + TABLE_BITS)) - 1) != 0:
         return False
-    i: u64 = _INDEX
-    while i != 0:
-        if peek64(va(leaves) + 8 * i) != first + (i << shift):
+    centre = (u64(at) >> shift) & _INDEX
+    for distance in range(TABLE_ENTRIES // 2 + 1):
+        above = (centre + distance) & _INDEX
+        below = (centre - distance) & _INDEX
+        if peek64(va(leaves) + 8 * above) != first + (above << shift):
             return False
-        i -= 1
+        if peek64(va(leaves) + 8 * below) != first + (below << shift):
+            return False
     _replace(s, entry, (first & ~u64(TYPE_MASK)) | BLOCK)
     _free_table(s, leaves)
     return True

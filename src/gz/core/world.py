@@ -13,6 +13,7 @@ from gz.arm64.sysreg import SysRegs, sysreg
 from gz.bits import u64
 from gz.core.context import EL1_REGISTERS, Context
 from gz.core.cpu import Cpu
+from gz.core.platform import machine
 from gz.core.vcpu import Vcpu
 from gz.core.vectors import fp_load, fp_save, sve_load, sve_save
 from gz.metal import cold, inline, unroll
@@ -90,6 +91,12 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     cpu.running = None
 
 
+@inline
+def guest_hcr() -> u64:
+    """HCR_EL2 of a guest; with FWB the attributes of stage2.guest_memory() decide on memory types alone."""
+    return GUEST_HCR.replace(FWB=1) if machine.forces_write_back != 0 else GUEST_HCR
+
+
 def load_fp(vcpu: Vcpu) -> None:
     """The guest's first FP/SIMD instruction since it was entered: its registers take the host's place."""
     context = vcpu.context
@@ -117,7 +124,7 @@ def _unload_fp(cpu: Cpu, context: Context) -> None:
 
 def prepare(context: Context, vmid_table: u64, vmpidr: u64) -> None:
     """What EL2 decides about a guest's context; the rest is the guest's own."""
-    context.hcr = GUEST_HCR
+    context.hcr = guest_hcr()
     context.cptr = GUEST_CPTR
     context.mdcr = GUEST_MDCR
     context.vttbr = vmid_table
