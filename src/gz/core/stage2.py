@@ -427,18 +427,21 @@ def _fold(s: Stage2, entry: Va, at: Ipa, shift: u64) -> bool:
     """
     leaves = output(peek64(entry))
     first = peek64(va(leaves))
-    if first != leaf(output(first), shift, first & ~u64(ADDRESS_MASK | TYPE_MASK)):
+    last = peek64(va(leaves) + 8 * _INDEX)
+    if last != first + (u64(_INDEX) << shift) or first & TYPE_MASK != (PAGE if shift == PAGE_SHIFT else BLOCK):
         return False
     if u64(output(first)) & ((u64(1) << (shift + TABLE_BITS)) - 1) != 0:
         return False
     centre = (u64(at) >> shift) & _INDEX
-    for distance in range(TABLE_ENTRIES // 2 + 1):
+    for distance in range(1, TABLE_ENTRIES // 2 + 1):
         above = (centre + distance) & _INDEX
         below = (centre - distance) & _INDEX
         if peek64(va(leaves) + 8 * above) != first + (above << shift):
             return False
         if peek64(va(leaves) + 8 * below) != first + (below << shift):
             return False
+    if peek64(va(leaves) + 8 * centre) != first + (centre << shift):
+        return False
     _replace(s, entry, (first & ~u64(TYPE_MASK)) | BLOCK)
     _free_table(s, leaves)
     return True
