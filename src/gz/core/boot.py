@@ -8,6 +8,7 @@ from typing import NoReturn
 import gz.core.coherency as coherency
 import gz.core.console as console
 import gz.core.discovery as discovery
+import gz.core.firmware as firmware
 import gz.core.frames as frames
 import gz.core.gic as gic
 import gz.core.hole as hole
@@ -83,6 +84,7 @@ def _boot(cpu: Cpu, tree_at: Pa) -> None:
     machine.tree = tree_at
     machine.image.base = mmu.load_address()
     machine.image.size = image.image_end() - image.image_start()
+    firmware.discover()
     coherency.begin()
     _tree()
     placement.take(machine.image.base, machine.image.size)
@@ -91,6 +93,7 @@ def _boot(cpu: Cpu, tree_at: Pa) -> None:
     _ram()
     cpu.entry = u64(_kernel())
     _pool()
+    firmware.prepare(loaded)
     gic.discover()
     machine.doorbell = hole.find(loaded, stage2.limit())
     if machine.doorbell == Pa(0):

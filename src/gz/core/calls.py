@@ -34,6 +34,7 @@ from gz.arm64.smccc import SmcccStatus
 from gz.arm64.sysreg import sysreg
 from gz.bits import Ipa, Pa, function_table, i64, table, u8, u32, u64
 from gz.core.context import Context
+from gz.core.firmware import firmware
 from gz.core.vcpu import Vcpu
 from gz.core.vm import VCPU_COUNT_MAX, VM_COUNT_MAX, VMS, Vm
 from gz.metal import cold, inline, load_acquire, read_once, view
@@ -328,18 +329,28 @@ def _enable_cap(context: Context, vm: Vm) -> i64:
     elif capability == Capability.IDLE:
         vm.capabilities |= vms.IDLE
     elif capability == Capability.PROTECTED_VM:
-        if context.x[3] == ProtectedVm.PROTECT:
-            status = lifecycle.protect(vm)
-            if status != Error.NO_ERROR:
-                return status
-        elif context.x[3] != ProtectedVm.GET_FIRMWARE_SIZE:  # there is no firmware: its size is 0
-            return Error.NOT_SUPPORTED
+        return _enable_protection(context, vm)
     elif capability == Capability.QUERY_BLOCK_BATCH or capability == Capability.QUERY_DESTROY_BATCH:
         return _query(context)
     else:
         return Error.NOT_SUPPORTED
     context.x[1] = 0
     return Error.NO_ERROR
+
+
+def _enable_protection(context: Context, vm: Vm) -> i64:
+    answer: u64 = 0
+    status: i64 = Error.NOT_SUPPORTED
+    if context.x[3] == ProtectedVm.PROTECT:
+        status = lifecycle.protect(vm)
+    elif context.x[3] == ProtectedVm.SET_FIRMWARE:
+        status = lifecycle.load_firmware(vm, Ipa(context.x[4]))
+    elif context.x[3] == ProtectedVm.GET_FIRMWARE_SIZE:
+        answer = firmware.size
+        status = Error.NO_ERROR
+    if status == Error.NO_ERROR:
+        context.x[1] = answer
+    return status
 
 
 def _enable_block_paging(vm: Vm, granule: u64, mailbox: Pa) -> i64:

@@ -17,7 +17,7 @@ import gz.core.slots as slots
 import gz.core.stage2 as stage2
 import gz.core.stolen_time as stolen_time
 from gz.abi.errors import Error
-from gz.abi.guest import KVM_UID_WORDS, PROTECTED_CALLS, VendorCall, VendorStatus
+from gz.abi.guest import GENIEZONE_UID_WORDS, KVM_UID_WORDS, PROTECTED_CALLS, VendorCall, VendorStatus
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.features import ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1
 from gz.arm64.psci import PSCI_LAST, VERSION_1_1, Psci, PsciStatus
@@ -163,7 +163,11 @@ def stolen(vcpu: Vcpu) -> Outcome:
 
 
 def vendor_uid(vcpu: Vcpu) -> Outcome:
-    """KVM's, whose services these are: the only one that Linux guests know."""
+    """KVM's, whose services these are: the only one Linux knows; GenieZone's own where it loaded firmware."""
+    if vcpu.vm.firmware_size != 0:
+        return _words(
+            vcpu, GENIEZONE_UID_WORDS[0], GENIEZONE_UID_WORDS[1], GENIEZONE_UID_WORDS[2], GENIEZONE_UID_WORDS[3]
+        )
     return _words(vcpu, KVM_UID_WORDS[0], KVM_UID_WORDS[1], KVM_UID_WORDS[2], KVM_UID_WORDS[3])
 
 

@@ -31,23 +31,23 @@ class TrngStatus(IntEnum):
 
 
 @inline
-def _available() -> bool:
+def available() -> bool:
     return ID_AA64ISAR0_EL1(sysreg.ID_AA64ISAR0_EL1).RNDR != 0
 
 
 def version(vcpu: Vcpu) -> Outcome:
-    return answer(vcpu, _VERSION_1_0 if _available() else i64(TrngStatus.NOT_SUPPORTED))
+    return answer(vcpu, _VERSION_1_0 if available() else i64(TrngStatus.NOT_SUPPORTED))
 
 
 def features(vcpu: Vcpu) -> Outcome:
     function = u32(argument(vcpu, 1))
     ours = Trng.VERSION <= function <= Trng.RND32 or function == Trng.RND64
-    offered = _available() and ours
+    offered = available() and ours
     return answer(vcpu, TrngStatus.SUCCESS if offered else TrngStatus.NOT_SUPPORTED)
 
 
 def uuid(vcpu: Vcpu) -> Outcome:
-    if not _available():
+    if not available():
         return answer(vcpu, TrngStatus.NOT_SUPPORTED)
     x = vcpu.context.x
     x[0] = _UUID[0]
@@ -68,7 +68,7 @@ def rnd64(vcpu: Vcpu) -> Outcome:
 def _fill(vcpu: Vcpu, width: u64) -> i64:
     """x1 bits, at most three registers of `width` bits; the bits above them are zero."""
     left = argument(vcpu, 1)
-    if not _available():
+    if not available():
         return TrngStatus.NOT_SUPPORTED
     if left == 0 or left > _RESULTS * width:
         return TrngStatus.INVALID_PARAMETERS
@@ -78,15 +78,15 @@ def _fill(vcpu: Vcpu, width: u64) -> i64:
         left -= bits
         value: u64 = 0
         if bits != 0:
-            random = _random()
-            if random == 0:
+            value = random()
+            if value == 0:
                 return TrngStatus.NO_ENTROPY
-            value = random >> (64 - bits)
+            value >>= 64 - bits
         x[_RESULTS - i] = value
     return TrngStatus.SUCCESS
 
 
-def _random() -> u64:
+def random() -> u64:
     """RNDR is 0 when it fails (DDI 0487, RNDR); it may do better the next time."""
     for _ in range(_TRIES):
         value = sysreg.RNDR

@@ -6,18 +6,23 @@ from __future__ import annotations
 import gz.core.debug as debug
 import gz.core.frames as frames
 import gz.core.memory as memory
+import gz.core.slots as slots
 import gz.core.stage2 as stage2
 import gz.core.timer as timer
 import gz.core.vgic as vgic
 import gz.core.vm as vms
 import gz.core.world as world
 from gz.abi.errors import Error
+from gz.abi.memory import Purpose
 from gz.abi.registers import BOOT_PSTATE
+from gz.abi.run import PAGE_SIZE
+from gz.arm64.descriptors import PAGE_SHIFT
 from gz.arm64.insn import dmb
 from gz.arm64.registers import SCTLR_EL1_RES1
 from gz.arm64.sysreg import SysRegs
-from gz.bits import Pa, i64, u32, u64
+from gz.bits import Ipa, Pa, i64, u32, u64
 from gz.core.context import EL1_REGISTERS
+from gz.core.firmware import firmware
 from gz.core.vcpu import Power, Vcpu
 from gz.core.vm import VCPU_COUNT_MAX, Vm
 from gz.metal import address, compare_exchange, inline, load_acquire, store_release, view
@@ -53,7 +58,7 @@ def create(vm: Vm, index: u32, run_page: Pa) -> i64:
     vcpu.created = 1
     vgic.reset_vcpu(vcpu)
     timer.reset(vcpu)
-    reset(vcpu, 0, 0)
+    reset(vcpu, u64(vm.firmware) if index == 0 else 0, 0)
     vcpu.power = Power.ON if index == 0 else Power.OFF
     vm.frame_count += VCPU_FRAMES
     vm.vcpu_count += 1
@@ -136,6 +141,33 @@ def _protect(vm: Vm) -> i64:
                 context.x[k] = 0
             _reset_rest(vcpu, context.elr if i == 0 else 0)
     return Error.NO_ERROR
+
+
+def load_firmware(vm: Vm, entry: Ipa) -> i64:
+    """With the VM's lock: the VM is protected from now on and its boot vCPU starts at `entry`, where a slot for
+    firmware has room for the core's.
+    """
+    size = firmware.size
+    if size == 0:
+        return Error.NOT_SUPPORTED
+    slot = slots.find(vm, entry)
+    if slot is None or slot.purpose != Purpose.PROTECTED_FIRMWARE or u64(entry) & (PAGE_SIZE - 1) != 0:
+        return Error.INVALID_ARGS
+    if size > (slot.page_count << PAGE_SHIFT) - (entry - slot.base):
+        return Error.INVALID_ARGS
+    if not vms.close(vm):
+        return Error.INVALID_ARGS
+    status: i64 = Error.INVALID_ARGS
+    if vm.started == 0 and vm.lent_count == 0 and (vm.firmware_size == 0 or vm.firmware == entry):
+        status = _protect(vm) if vm.protected == 0 else i64(Error.NO_ERROR)
+    if status == Error.NO_ERROR:
+        vm.firmware = entry
+        vm.firmware_size = size
+        boot = vm.vcpus[0]
+        if boot is not None:
+            boot.context.elr = u64(entry)
+    vms.open(vm)
+    return status
 
 
 def power_up(vcpu: Vcpu) -> bool:

@@ -146,13 +146,14 @@ def map_device(base: Pa, size: u64) -> Va:
 
 def map_ram(base: Pa, size: u64) -> None:
     """Whole pages of RAM into the window, but not the core's image: nothing writes its code."""
-    own = machine.image
+    own = u64(machine.image.base)
+    own_end = u64(machine.firmware.base) if machine.firmware.size != 0 else own + machine.image.size
     first = u64(base)
     end = first + size
-    if first < u64(own.base) + own.size and u64(own.base) < end:
-        if first < u64(own.base):
-            _ram(first, u64(own.base))
-        first = u64(own.base) + own.size
+    if first < own_end and own < end:
+        if first < own:
+            _ram(first, own)
+        first = own_end
     if first < end:
         _ram(first, end)
 

@@ -63,13 +63,17 @@ def read(vcpu: Vcpu, number: u64) -> tuple[i64, u64]:
 
 
 def _offered(vcpu: Vcpu, number: u64) -> bool:
-    """Of a protected VM that has not run, the start of its boot vCPU; nothing else is the host's business."""
+    """Of a protected VM that has not run, the start of its boot vCPU; nothing else is the host's business, nor is
+    where firmware starts.
+    """
     if vcpu.vm.protected == 0:
         return True
     if vcpu.vm.started != 0 or vcpu.index != 0:
         return False
     index = RegisterId(number).INDEX
-    return index == _PC or index == _PSTATE or index < _X + 2 * lifecycle.BOOT_ARGUMENTS
+    if index == _PC:
+        return vcpu.vm.firmware_size == 0
+    return index == _PSTATE or index < _X + 2 * lifecycle.BOOT_ARGUMENTS
 
 
 def _shape(number: u64) -> i64:

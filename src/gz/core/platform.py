@@ -21,7 +21,8 @@ class Machine(Struct):
     tree: Pa  # as the loader left it
     ram: Array[PhysicalRange] = array(RAM_BANKS_MAX)
     ram_count: u32
-    image: PhysicalRange  # the core itself, where it was loaded
+    image: PhysicalRange  # what was loaded: the core and, behind it, firmware
+    firmware: PhysicalRange  # of protected VMs, the last part of `image`
     pool: PhysicalRange  # its frames
     doorbell: Pa  # identity: the same IPA
     uart: PhysicalRange

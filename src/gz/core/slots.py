@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gz.core.coherency as coherency
+import gz.core.firmware as firmware
 import gz.core.host_memory as host_memory
 import gz.core.list_registers as list_registers
 import gz.core.lock as lock
@@ -124,6 +125,8 @@ def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i
     if slot.page_count != 0 and slot.base == base and slot.page_count == page_count:
         slot.purpose = purpose
         return Error.NO_ERROR
+    if vm.firmware_size != 0 and _contains(slot, vm.firmware, 1):  # what is to be private and the core's to fill
+        return Error.INVALID_ARGS
     if slot.mapped != 0 or _overlaps(vm, number, base, page_count):
         return Error.INVALID_ARGS
     store_release(slot.page_count, 0)
@@ -320,6 +323,8 @@ def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
     """The host loses private pages before the guest has them."""
     if is_private(vm, slot):
         vm.private_count += _withdraw(vm, base, page_count) >> PAGE_SHIFT
+        if vm.firmware_size != 0 and slot.purpose == Purpose.PROTECTED_FIRMWARE:
+            _fill(vm, base, page_count)
     if machine.forces_write_back == 0:
         _clean(vm, base, page_count)
     coherency.refetch()
@@ -345,6 +350,8 @@ def _withdraw(vm: Vm, base: Ipa, page_count: u64) -> u64:
     return gone
 
 
+        if vm.firmware_size != 0 and slot.purpose == Purpose.PROTECTED_FIRMWARE:
+            _fill(vm, base, page_count)
 def _clean(vm: Vm, base: Ipa, page_count: u64) -> None:
     """What lies in the reserved leaves' pages is all there is: nothing older below dirty lines (docs/core.md)."""
     at = base
@@ -353,6 +360,8 @@ def _clean(vm: Vm, base: Ipa, page_count: u64) -> None:
         entry, shift = stage2.find(vm.stage2, at)
         leaf = peek64(entry)
         if stage2.is_reserved(leaf):
+        if vm.firmware_size != 0 and slot.purpose == Purpose.PROTECTED_FIRMWARE:
+            _fill(vm, base, page_count)
             memory.clean(stage2.output(leaf), u64(1) << shift)
         at = stage2.after(at, shift)
 

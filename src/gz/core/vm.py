@@ -50,6 +50,8 @@ class Vm(Struct, align=64):
     slots: Array[Slot] = array(SLOTS_MAX)
     protected: u32  # its ordinary memory is private, its registers are nobody's
     started: u32  # one of its vCPUs has run
+    firmware: Ipa  # of a protected VM: where its firmware lies and its boot vCPU starts
+    firmware_size: u64  # bytes from there on that are the core's to fill, 0: it has none
     guard: Pa  # of a protected VM: Guard
     stolen: Pa  # records of its vCPUs' stolen time; 0: the guest has not asked
     lent_count: u64  # pages of the host that it has
@@ -170,6 +172,8 @@ def _reset(vm: Vm) -> None:
         slot.purpose = 0
     vm.protected = 0
     vm.started = 0
+    vm.firmware = Ipa(0)
+    vm.firmware_size = 0
     vm.guard = Pa(0)
     vm.stolen = Pa(0)
     vm.lent_count = 0
