@@ -7,7 +7,7 @@ import random
 from typing import Any
 
 import pytest
-from caller import GUEST_BASE, GUEST_RAM, MAILBOX, RUN_PAGE, WORD, Host, declare, finish, mail, make_vm
+from caller import BUFFER, GUEST_BASE, GUEST_RAM, MAILBOX, RUN_PAGE, WORD, Host, declare, finish, mail, make_vm
 from el2 import BLOCK, CORE, HIGH, HIGH_SIZE, LOW, PAGE
 
 import gz.core.faults as faults
@@ -203,12 +203,14 @@ def test_features_of_both_kinds(host: Host) -> None:
     host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 2)
     host.good(Call.CREATE_VCPU, vmid << 16, LOW + 30 * PAGE)
     assert guest_call(host, plain, VendorCall.FEATURES)[0] == 1 << 0 | 1 << 1 | 1 << 2 | 1 << 9
+    assert vcpu_of(host, plain).context.x[3] == 0
     assert guest_call(host, vmid, VendorCall.FEATURES)[0] == 0x3FF
+    assert vcpu_of(host, vmid).context.x[3] == 1 << 30
     assert guest_call(host, plain, VendorCall.HYP_MEMINFO) == (PAGE, 0)
     assert guest_call(host, vmid, VendorCall.HYP_MEMINFO) == (PAGE, 1)
     assert guest_call(host, vmid, VendorCall.MMIO_GUARD_INFO)[0] == PAGE
     assert guest_call(host, vmid, VendorCall.MMIO_GUARD_ENROLL)[0] == 0
-    for function in range(VendorCall.MEM_SHARE, VendorCall.MEM_RELINQUISH):
+    for function in (*range(VendorCall.MEM_SHARE, VendorCall.MEM_RELINQUISH), VendorCall.MEM_PRIVATE):
         assert guest_call(host, plain, function, GUEST_BASE)[0] == UNSUPPORTED
         assert guest_call(host, vmid, function, GUEST_BASE, 0, 1)[0] == INVALID
 
@@ -234,6 +236,32 @@ def test_ranges_are_shown_and_hidden(host: Host) -> None:
         assert guest_call(host, vmid, SHARE, address, count)[0] == INVALID
         assert guest_call(host, vmid, UNSHARE, address, count)[0] == INVALID
     assert guest_call(host, vmid, UNSHARE, GUEST_BASE + PAGE)[0] == INVALID
+    finish(host)
+
+
+def test_a_guest_learns_what_is_private(host: Host) -> None:
+    """Whatever is mapped; and what it learnt stays true."""
+    vmid = protected(host)
+    end = GUEST_BASE + 4 * BLOCK
+    assert declare(host, vmid, 1, end, BLOCK, 2) == 0
+    assert declare(host, vmid, 2, end + BLOCK, BLOCK, 4) == 0
+    assert declare(host, vmid, 3, end + 2 * BLOCK, BLOCK, 1) == 0
+    private = VendorCall.MEM_PRIVATE
+    host.good(Call.RUN, vmid << 16)
+    for base, count in ((GUEST_BASE, 1), (GUEST_BASE, 2560), (end - PAGE, 2), (end + 2 * BLOCK, 512)):
+        assert guest_call(host, vmid, private, base, count)[0] == 0
+    wrong = [(GUEST_BASE, 2561), (GUEST_BASE - PAGE, 2), (end + BLOCK, 1), (end + 2 * BLOCK, 513), (GUEST_BASE + 8, 1)]
+    wrong += [(GUEST_BASE, 0), (GUEST_BASE, WORD), (GUEST_BASE, 1 << 52), (WORD & -PAGE, 1), (1 << 40, 1)]
+    for base, count in wrong:
+        assert guest_call(host, vmid, private, base, count)[0] == INVALID, hex(base)
+    assert guest_call(host, vmid, private, GUEST_BASE, 1, 1)[0] == INVALID
+    memory = host.machine.memory
+    for base, size, purpose in ((end + 8 * BLOCK, BLOCK, 1), (end, BLOCK // 2, 2), (end, BLOCK, 0)):
+        host.good(Call.MEMREGION_PURPOSE, vmid, base, size, purpose)
+        memory.write32(BUFFER, 1)
+        memory.write64(BUFFER + 8, size // PAGE)
+        memory.write64(BUFFER + 16, base)
+        assert host.call(smc64(Call.SET_MEMREGION), vmid, 2 * PAGE, BUFFER) == Error.INVALID_ARGS
     finish(host)
 
 

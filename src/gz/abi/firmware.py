@@ -68,8 +68,8 @@ class DiceInput(Struct):
 DICE_INPUT_SIZE = 4 * DIGEST_SIZE + 1
 DICE_MODE_DEBUG = 2
 """Without a rollback index no boot is a normal one."""
-CDI_ATTEST = b"CDI_Attest"
-CDI_SEAL = b"CDI_Seal"
+CDI_ATTEST = "CDI_Attest"
+CDI_SEAL = "CDI_Seal"
 
 
 MANIFEST_MAGIC = 0x5345_4946_4952_4556
@@ -95,5 +95,10 @@ class Manifest(Struct):
     """x0 at the entry."""
     console: u64
     """Page of the UART that it asks for, to say what it found."""
+    ram: u64
+    """What has to be the guest's alone, this and so many bytes."""
+    ram_length: u64
+    uart8250: u64
+    """Address of that UART if it is an 8250; 0: a PL011 at the usual place."""
     count: u64
     ranges: Array[Range] = array(RANGES_MAX)

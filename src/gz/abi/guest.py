@@ -45,6 +45,9 @@ class VendorCall(IntEnum):
     MMIO_GUARD_UNMAP = 0xC600_0008
     MEM_RELINQUISH = 0xC600_0009
     """x1 = page's address; scrubbed and given back to the host before the exit."""
+    MEM_PRIVATE = 0xC600_007E
+    """Of our own: x1 = address, x2 = pages, x3 zero. SUCCESS if all of it is memory that is the guest's alone, now and
+    whenever the host supplies it, but for what the guest shows itself."""
 
 
 PROTECTED_CALLS = (
@@ -54,6 +57,7 @@ PROTECTED_CALLS = (
     VendorCall.MMIO_GUARD_ENROLL,
     VendorCall.MMIO_GUARD_MAP,
     VendorCall.MMIO_GUARD_UNMAP,
+    VendorCall.MEM_PRIVATE,
 )
 """Offered to protected VMs alone."""
 

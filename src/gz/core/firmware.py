@@ -8,19 +8,16 @@ which the host gets another one for.
 
 from __future__ import annotations
 
+import gz.core.dice as dice
 import gz.core.guest_random as guest_random
 import gz.core.image as image
 import gz.core.memory as memory
 import gz.core.sha512 as sha512
 import gz.core.tree as tree
 from gz.abi.firmware import (
-    CDI_ATTEST,
-    CDI_SEAL,
     CDI_SIZE,
     CONFIG_MAGIC,
     CONFIG_VERSION,
-    DICE_INPUT_SIZE,
-    DICE_MODE_DEBUG,
     ENTRY_HANDOVER,
     FIRMWARE_MAX,
     HANDOVER_HEAD,
@@ -31,7 +28,7 @@ from gz.abi.firmware import (
 )
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.image import ImageHeader
-from gz.bits import Array, Pa, ReadOnly, Struct, Va, array, storage, u8, u64
+from gz.bits import Array, Pa, Struct, Va, array, storage, u8, u64
 from gz.core.platform import machine
 from gz.core.sha512 import derivation
 from gz.core.tree import NONE, Tree, text
@@ -39,8 +36,6 @@ from gz.metal import address, log, unroll, view
 
 _CHOSEN = text("/chosen")
 _SEED = text("rng-seed")
-_CDI_ATTEST = text(CDI_ATTEST.decode())
-_CDI_SEAL = text(CDI_SEAL.decode())
 _ROOT = text("gz root")
 _HOST = text("gz host")
 _RANDOM_WORDS = 8
@@ -81,7 +76,6 @@ def prepare(t: Tree) -> None:
     sha512.begin(derivation.hash)
     sha512.add(derivation.hash, memory.va(binary.base), binary.size)
     sha512.end(derivation.hash, address(firmware.inputs.code))
-    firmware.inputs.mode = DICE_MODE_DEBUG
     config = view(Config, address(firmware.config))
     config.magic = CONFIG_MAGIC
     config.version = CONFIG_VERSION
@@ -91,30 +85,10 @@ def prepare(t: Tree) -> None:
     config.handover.head = HANDOVER_HEAD
     for i, byte in unroll(tuple(enumerate(HANDOVER_MIDDLE))):
         config.handover.middle[i] = byte
-    secret = address(firmware.secret)
-    inputs = address(firmware.inputs)
-    authority: u64 = DiceInput.offset("authority")
-    derive_cdi(address(config.handover.attest), secret, inputs, DICE_INPUT_SIZE, _CDI_ATTEST)
-    derive_cdi(address(config.handover.seal), secret, inputs + authority, DICE_INPUT_SIZE - authority, _CDI_SEAL)
+    dice.derive(config.handover, address(firmware.secret), address(firmware.secret), firmware.inputs)
     for i in range(CDI_SIZE):
         firmware.secret[i] = 0
     firmware.size = binary.size + PAGE_SIZE
-
-
-def derive_cdi(to: Va, secret: Va, inputs: Va, size: u64, info: ReadOnly[u8]) -> None:
-    """A CDI from the one before it (Open Profile for DICE, 4.3): the salt is the inputs' digest."""
-    digest = address(_salt.digest)
-    sha512.begin(derivation.hash)
-    sha512.add(derivation.hash, inputs, size)
-    sha512.end(derivation.hash, digest)
-    sha512.derive(to, CDI_SIZE, secret, CDI_SIZE, digest, sha512.DIGEST_SIZE, address(info), len(info))
-
-
-class Salt(Struct):
-    digest: Array[u8] = array(sha512.DIGEST_SIZE, align=8)
-
-
-_salt = storage(Salt)
 
 
 def _gather(t: Tree) -> bool:
@@ -139,11 +113,10 @@ def _gather(t: Tree) -> bool:
     if words == 0:
         return False
     entropy = address(firmware.entropy)
-    salt = address(_salt.digest)
-    sha512.derive(address(firmware.secret), CDI_SIZE, entropy, 8 * words, salt, 0, address(_ROOT), len(_ROOT))
+    sha512.derive(address(firmware.secret), CDI_SIZE, entropy, 8 * words, entropy, 0, address(_ROOT), len(_ROOT))
     if length != 0:
         given = min(length, sha512.DIGEST_SIZE)
-        sha512.derive(seed, given, entropy, 8 * words, salt, 0, address(_HOST), len(_HOST))
+        sha512.derive(seed, given, entropy, 8 * words, entropy, 0, address(_HOST), len(_HOST))
     for i in range(len(firmware.entropy)):
         firmware.entropy[i] = 0
     return True

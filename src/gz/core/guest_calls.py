@@ -34,7 +34,16 @@ GuestCall = Callable[[Vcpu], Outcome]
 
 #: ARCH_FEATURES of a workaround: the CPU does not need it, the call does nothing.
 _UNAFFECTED = 1
-_UNNUMBERED = 0xFF  # vendor calls from here on have no bit in FEATURES
+
+
+def _bitmap(word: int, protected: bool) -> int:
+    """One of the four words of FEATURES."""
+    numbers = [call & 0xFFFF for call in VendorCall if protected or call not in PROTECTED_CALLS]
+    return sum(1 << number % 32 for number in numbers if number // 32 == word)
+
+
+_FEATURES = (_bitmap(0, False), _bitmap(3, False))
+_PROTECTED_FEATURES = (_bitmap(0, True), _bitmap(3, True))
 
 
 def call(vcpu: Vcpu) -> Outcome:
@@ -172,10 +181,11 @@ def vendor_uid(vcpu: Vcpu) -> Outcome:
 
 
 def vendor_features(vcpu: Vcpu) -> Outcome:
-    offered: u64 = _VENDOR_BITMAP if vcpu.vm.protected != 0 else _VENDOR_BITMAP & ~_PROTECTED_BITMAP
+    protected = vcpu.vm.protected != 0
+    offered: u64 = _PROTECTED_FEATURES[0] if protected else _FEATURES[0]
     if vcpu.vm.smc64 == 0:
         offered &= ~u64(1 << (VendorCall.PTP & 0xFF))
-    return _words(vcpu, offered, 0, 0, 0)
+    return _words(vcpu, offered, 0, 0, _PROTECTED_FEATURES[1] if protected else _FEATURES[1])
 
 
 @inline
@@ -274,6 +284,15 @@ def _guard(vcpu: Vcpu, permitted: bool) -> Outcome:
     return answer(vcpu, VendorStatus.SUCCESS if done else VendorStatus.INVALID_PARAMETER)
 
 
+def memory_private(vcpu: Vcpu) -> Outcome:
+    """What no program can find out from the tree or by looking: whether the host made a region of it shared."""
+    x = vcpu.context.x
+    if vcpu.vm.protected == 0:
+        return answer(vcpu, VendorStatus.NOT_SUPPORTED)
+    private = x[3] == 0 and x[1] % PAGE_SIZE == 0 and slots.private(vcpu.vm, Ipa(x[1]), x[2])
+    return answer(vcpu, VendorStatus.SUCCESS if private else VendorStatus.INVALID_PARAMETER)
+
+
 def relinquish(vcpu: Vcpu) -> Outcome:
     x = vcpu.context.x
     if x[2] | x[3] != 0 or slots.relinquish(vcpu, Ipa(x[1])) != Error.NO_ERROR:
@@ -322,10 +341,9 @@ _ROWS: dict[int, GuestCall] = {
     VendorCall.MMIO_GUARD_MAP: guard_map,
     VendorCall.MMIO_GUARD_UNMAP: guard_unmap,
     VendorCall.MEM_RELINQUISH: relinquish,
+    VendorCall.MEM_PRIVATE: memory_private,
 }
 _ORDER = sorted(int(function) for function in _ROWS)
 
 IDS = table(u32, _ORDER)
 CALLS = function_table(GuestCall, [_ROWS[function] for function in _ORDER])
-_PROTECTED_BITMAP = sum(1 << (call & 0xFFFF) for call in PROTECTED_CALLS)
-_VENDOR_BITMAP = sum(1 << (call & 0xFFFF) for call in VendorCall if call in _ROWS and call & 0xFFFF < _UNNUMBERED)

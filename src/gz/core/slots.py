@@ -125,7 +125,7 @@ def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i
     if slot.page_count != 0 and slot.base == base and slot.page_count == page_count:
         slot.purpose = purpose
         return Error.NO_ERROR
-    if vm.firmware_size != 0 and _contains(slot, vm.firmware, 1):  # what is to be private and the core's to fill
+    if slot.page_count != 0 and _settled(vm, slot):
         return Error.INVALID_ARGS
     if slot.mapped != 0 or _overlaps(vm, number, base, page_count):
         return Error.INVALID_ARGS
@@ -134,6 +134,26 @@ def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i
     slot.purpose = purpose
     store_release(slot.page_count, page_count)
     return Error.NO_ERROR
+
+
+@inline
+def _settled(vm: Vm, slot: Slot) -> bool:
+    """A protected guest relies on it, or it is where the core's firmware goes."""
+    return vm.protected != 0 and (vm.started != 0 or (vm.firmware_size != 0 and _contains(slot, vm.firmware, 1)))
+
+
+def private(vm: Vm, base: Ipa, page_count: u64) -> bool:
+    """Slots cover it whose memory is the guest's alone. For a guest that runs: such slots stay."""
+    if page_count == 0 or page_count > (stage2.limit() - u64(base)) >> PAGE_SHIFT or u64(base) >= stage2.limit():
+        return False
+    at = base
+    end = base + (page_count << PAGE_SHIFT)
+    while at < end:
+        slot = find(vm, at)
+        if slot is None or not is_private(vm, slot):
+            return False
+        at = slot.base + (slot.page_count << PAGE_SHIFT)
+    return True
 
 
 def _overlaps(vm: Vm, number: u32, base: Ipa, page_count: u64) -> bool:
