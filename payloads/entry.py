@@ -84,6 +84,7 @@ unexpected:
     bl fault
 """
 
+
 def program(tree: str) -> str:
     """All of it; `tree` is the register that `payload` finds in its argument."""
     return (

@@ -41,11 +41,16 @@ def bare(payload: str, cpu: str = "cortex-a76") -> list[str]:
 
 
 def host(
-    payload: str, initrd: Path | None = None, cpu: str = "cortex-a76", cpus: int = 1, memory: int = 512
+    payload: str,
+    initrd: Path | None = None,
+    cpu: str = "cortex-a76",
+    cpus: int = 1,
+    memory: int = 512,
+    core: Path | None = None,
 ) -> list[str]:
     """As the host of the core. Without the core's own lines, which begin with its name."""
     kernel = image(f"payloads.{payload}")
-    arguments = ["-kernel", str(image("gz.core"))]
+    arguments = ["-kernel", str(core or image("gz.core"))]
     arguments += ["-device", f"guest-loader,addr={HOST_KERNEL:#x},kernel={kernel},bootargs=quiet"]
     arguments += ["-device", f"guest-loader,addr={HOST_INITRD:#x},initrd={initrd or kernel}"]
     lines = emulate(cpu, cpus, arguments, virtualization=True, memory=memory)

@@ -370,8 +370,19 @@ def _withdraw(vm: Vm, base: Ipa, page_count: u64) -> u64:
     return gone
 
 
-        if vm.firmware_size != 0 and slot.purpose == Purpose.PROTECTED_FIRMWARE:
-            _fill(vm, base, page_count)
+def _fill(vm: Vm, base: Ipa, page_count: u64) -> None:
+    """The reserved leaves' pages, which nobody reaches, get what the core's firmware has there."""
+    at = base
+    end = base + (page_count << PAGE_SHIFT)
+    while at < end:
+        entry, shift = stage2.find(vm.stage2, at)
+        leaf = peek64(entry)
+        if stage2.is_reserved(leaf):
+            for offset in range(0, u64(1) << shift, PAGE_SIZE):
+                firmware.fill(at - vm.firmware + offset, stage2.output(leaf) + offset)
+        at = stage2.after(at, shift)
+
+
 def _clean(vm: Vm, base: Ipa, page_count: u64) -> None:
     """What lies in the reserved leaves' pages is all there is: nothing older below dirty lines (docs/core.md)."""
     at = base
@@ -380,8 +391,6 @@ def _clean(vm: Vm, base: Ipa, page_count: u64) -> None:
         entry, shift = stage2.find(vm.stage2, at)
         leaf = peek64(entry)
         if stage2.is_reserved(leaf):
-        if vm.firmware_size != 0 and slot.purpose == Purpose.PROTECTED_FIRMWARE:
-            _fill(vm, base, page_count)
             memory.clean(stage2.output(leaf), u64(1) << shift)
         at = stage2.after(at, shift)
 
