@@ -9,7 +9,7 @@ from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICC_SRE
 from gz.arm64.insn import isb
 from gz.arm64.registers import MPIDR_EL1
 from gz.arm64.sysreg import sysreg
-from gz.arm64.timer import CNT_CTL, TimerInterrupt
+from gz.arm64.timer import CNT_CTL, PMU_INTERRUPT, TimerInterrupt
 from gz.bits import Array, Struct, Va, array, storage, u64
 from gz.metal import export, inline, mmio, read_once, write_once
 from gz.metal.layout import STACK_COUNT
@@ -21,6 +21,7 @@ REDISTRIBUTOR = VIRT.redistributors
 SGI = 1
 _PRIORITY_MASK = 0xF0
 _PRIORITY = 0xA0
+_ALL_COUNTERS = 0xFFFF_FFFF
 #: With one security state EnableGrp0, EnableGrp1, ARE; seen from the Non-secure one of two the same bits are
 #: EnableGrp1, EnableGrp1A, ARE (IHI 0069, 12.9.4).
 _CONTROL = GICD_CTLR(EnableGrp0=1, EnableGrp1NS=1, ARE_S=1)
@@ -54,6 +55,7 @@ def enable() -> None:
     private.IGROUPR0 = 0xFFFF_FFFF
     private.IPRIORITYR[SGI] = _PRIORITY
     private.IPRIORITYR[TimerInterrupt.EL1_VIRTUAL] = _PRIORITY
+    private.IPRIORITYR[PMU_INTERRUPT] = _PRIORITY
     private.ISENABLER0 = 1 << SGI | 1 << TimerInterrupt.EL1_VIRTUAL
     sysreg.ICC_PMR_EL1 = _PRIORITY_MASK
     sysreg.ICC_IGRPEN1_EL1 = 1
@@ -81,6 +83,9 @@ def interrupt() -> None:
         return
     if intid == TimerInterrupt.EL1_VIRTUAL:
         sysreg.CNTV_CTL_EL0 = CNT_CTL(ENABLE=1, IMASK=1)
+        isb()
+    elif intid == PMU_INTERRUPT:
+        sysreg.PMOVSCLR_EL0 = _ALL_COUNTERS
         isb()
     sysreg.ICC_EOIR1_EL1 = intid
     cpu = cpu_index()

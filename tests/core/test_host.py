@@ -101,6 +101,14 @@ def test_all_counters_are_the_hosts(machine: Machine) -> None:
     assert machine.fn(host.mdcr)() == 6 | 3 << 12 | 3 << 24
 
 
+def test_nothing_counts_at_el2(machine: Machine) -> None:
+    """As far as the CPU can say so; 15 is a PMU of another kind."""
+    machine.jit.sysregs.PMCR_EL0 = 6 << 11
+    for version, expected in ((1, 6), (4, 6 | 1 << 17), (5, 6 | 1 << 17), (6, 6 | 1 << 17 | 1 << 23), (15, 0)):
+        machine.jit.sysregs.ID_AA64DFR0_EL1 = version << 8
+        assert machine.fn(host.mdcr)() == expected
+
+
 class Trap:
     """An exception from the host at EL1h, or at EL0."""
 

@@ -25,6 +25,7 @@ from gz.core.vcpu import Vcpu
 from gz.core.vm import Vm
 
 WORD = (1 << 64) - 1
+COUNTERS = 4  # Policy.access of the performance monitors
 CORTEX_A72 = {
     "ID_AA64PFR0_EL1": 0x0000_0000_0100_2222,
     "ID_AA64DFR0_EL1": 0x0000_0000_1030_5106,
@@ -46,7 +47,8 @@ class Trapped:
         Interface(self.jit)
         ctypes.memset(self.vm_frame.address, 0, Vm.size)
         vm: Any = Vm.view(self.vm_frame.memory)
-        cpu = self.jit.storage("gz.core.cpu.CPUS")[0]
+        self.cpu: Any = self.jit.storage("gz.core.cpu.CPUS")[0]
+        cpu = self.cpu
         cpu.redistributor = self.redistributor.address
         ctypes.memset(self.frame.address, 0, 4096)
         self.vcpu: Any = Vcpu.view(self.frame.memory)
@@ -60,6 +62,9 @@ class Trapped:
     def call(self, function: Callable[..., Any]) -> None:
         """One of the roots that take the vCPU and give nothing."""
         self.jit.fn(function)(self.frame.address)
+
+    def interrupt(self, function: Callable[..., Any]) -> bool:
+        return bool(self.jit.fn(function)(self.frame.address))
 
     def access(self, iss: int) -> int:
         return self._access(self.frame.address, iss)
@@ -104,13 +109,16 @@ def test_the_whole_op_space(trapped: Trapped) -> None:
             trapped.x[:] = before
             outcome = trapped.access(key | rt << 5 | is_read)
             allowed = bool(is_read) if identity else bool(self_rows & (1 if is_read else 2))
+            if self_rows == COUNTERS:
+                assert outcome == Outcome.UNDEFINED, "this CPU has none"
+                continue
             assert outcome == (Outcome.SKIP if allowed else Outcome.UNDEFINED), TABLE
             after = list(trapped.x)
             if is_read and allowed:
                 before[rt] = after[rt]
             assert after == before
             answered += allowed
-    assert answered == 128 + sum(access.bit_count() for access in rows.values())
+    assert answered == 128 + sum(access.bit_count() for access in rows.values() if access != COUNTERS)
 
 
 def test_the_zero_register(trapped: Trapped) -> None:
@@ -127,7 +135,7 @@ def field(value: int, low: int) -> int:
     return value >> low & 0xF
 
 
-@pytest.mark.parametrize("raw", [0, WORD, 0x1111_1111_1111_1111, 0x2222_2222_2222_2222, 0x3333_3333_3333_3333])
+@pytest.mark.parametrize("raw", [0, WORD, *(n * 0x1111_1111_1111_1111 for n in (1, 2, 3, 4, 9))])
 def test_hidden_features(trapped: Trapped, raw: int) -> None:
     """Whatever the CPU says: what the core doesn't keep up reads zero."""
     for name in TABLE:
@@ -138,7 +146,7 @@ def test_hidden_features(trapped: Trapped, raw: int) -> None:
     hidden = {
         "ID_AA64PFR0_EL1": (8, 12, 28, 32, 36, 40, 44, 52),  # EL2, EL3, RAS, SVE, SEL2, MPAM, AMU, RME
         "ID_AA64PFR1_EL1": (8, 12, 16, 24, 28, 36),  # MTE, RAS, MPAM, SME, RNDR_trap, NMI
-        "ID_AA64DFR0_EL1": (4, 8, 16, 24, 32, 40, 44, 48, 52),  # trace, PMU, SPE, TRBE, BRBE
+        "ID_AA64DFR0_EL1": (4, 16, 24, 32, 40, 44, 48, 52),  # trace, SPE, TRBE, BRBE
         "ID_AA64ISAR0_EL1": (24,),  # TME
         "ID_AA64ISAR1_EL1": (4, 8, 24, 28, 56, 60),  # PAuth, XS, LS64
         "ID_AA64ISAR2_EL1": (0, 8, 12, 16, 24),  # WFxT, PAuth, MOPS
@@ -158,6 +166,7 @@ def test_hidden_features(trapped: Trapped, raw: int) -> None:
     assert field(value["ID_AA64PFR0_EL1"] or 0, 24) == 1
     assert field(value["ID_AA64PFR0_EL1"] or 0, 56) == min(raw & 0xF, 1)
     assert field(value["ID_AA64DFR0_EL1"] or 0, 0) == min(raw & 0xF, 8)
+    assert field(value["ID_AA64DFR0_EL1"] or 0, 8) == (0 if raw & 0xF < 4 or raw & 0xF == 15 else min(raw & 0xF, 8))
     assert field(value["ID_AA64MMFR0_EL1"] or 0, 0) == min(raw & 0xF, 2)
     assert value["ID_AA64ISAR0_EL1"] == raw & ~(0xF << 24 | 0xF)
 

@@ -97,6 +97,20 @@ def test_debugging_of_a_guest(cpu: str) -> None:
     assert [line for line in checks if not line.startswith("PASS ")] == []
 
 
+@pytest.mark.parametrize("cpu", ["cortex-a76", "neoverse-n1", "max"])
+def test_counters_of_a_guest(cpu: str) -> None:
+    """Instructions are an event under -icount, so nothing is skipped."""
+    checks = guest("counters", cpu)
+    assert len(checks) == 10
+    assert [line for line in checks if not line.startswith("PASS ")] == []
+    assert checks == host("counters", cpu=cpu)
+
+
+def test_no_counters_where_el2_would_be_counted() -> None:
+    """FEAT_PMUv3p1 is what keeps the core's events apart."""
+    assert guest("counters", "cortex-a72") == ["SKIP performance monitors"]
+
+
 @pytest.mark.parametrize("cpu", ["cortex-a76", "max"])
 def test_debugging_of_a_host(cpu: str) -> None:
     assert host("debugging", cpu=cpu) == bare("debugging", cpu)

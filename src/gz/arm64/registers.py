@@ -423,6 +423,21 @@ class PMCR_EL0(Register):
     N = field(15, 11)
 
 
+class PMEVTYPER(Register):
+    """PMEVTYPER<n>_EL0, and PMCCFILTR_EL0 without an event."""
+
+    evtCount = field(15, 0)
+    M = field(26)
+    NSH = field(27)
+    """1: EL2 counts too."""
+    NSU = field(28)
+    NSK = field(29)
+    U = field(30)
+    """1: EL0 does not count."""
+    P = field(31)
+    """1: EL1 does not count."""
+
+
 class MDSCR_EL1(Register):
     SS = field(0)
     TDCC = field(12)

@@ -186,7 +186,7 @@ def of_trap(key: int) -> Iterator[str]:
     """What becomes of a trapped register or instruction, by the ISS bits that name it."""
     for policy in POLICY:
         if policy.key == key & SYSREG_MASK:
-            rights = {1: "reads", 2: "writes", 3: "reads and writes"}[policy.access]
+            rights = {1: "reads", 2: "writes", 3: "reads and writes", 4: "first accesses"}[policy.access]
             yield f"guests: {rights} trap; {policy.handler.__name__.replace('_', ' ')}: {policy.reason}"
             return
     yield "guests: as on the bare machine, or an undefined instruction if it traps: the core's policy has no row for it"

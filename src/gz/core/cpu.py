@@ -25,6 +25,7 @@ class Cpu(Struct, align=64):
     running: Ptr[Vcpu] | None
     sve_state: u64  # where world.load_fp keeps the host's SVE state; 0: the CPU has no SVE
     by_doorbell: u32  # the RUN in progress came from a store: on an interrupt the store stays un-retired
+    mdcr: u64  # MDCR_EL2: what the performance monitors of this CPU need, whoever runs
     kick_ready: u32  # SGI 15 has been put into Group 0 on this CPU
     entry: u64  # PSCI CPU_ON: where the host starts on this CPU, and its x0
     entry_context: u64

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import gz.core.advance as advance
+import gz.core.counters as counters
 import gz.core.exits as exits
 import gz.core.host as host
 import gz.core.inject as inject
@@ -16,7 +17,7 @@ from gz.abi.exits import ExitReason
 from gz.arm64.registers import HCR_EL2
 from gz.arm64.syndrome import ESR_EL2
 from gz.arm64.sysreg import sysreg
-from gz.arm64.timer import MAINTENANCE_INTERRUPT, TimerInterrupt
+from gz.arm64.timer import MAINTENANCE_INTERRUPT, PMU_INTERRUPT, TimerInterrupt
 from gz.core.context import Context
 from gz.core.outcome import Outcome
 from gz.core.traps import TRAPS
@@ -52,6 +53,8 @@ def lower_irq(context: Context) -> Context:
     if intid == MAINTENANCE_INTERRUPT and vgic.maintenance(vcpu):
         return resume(vcpu)
     if intid == TimerInterrupt.EL2_PHYSICAL and timer.hypervisor_interrupt(vcpu):
+        return resume(vcpu)
+    if intid == PMU_INTERRUPT and counters.interrupt(vcpu):
         return resume(vcpu)
     return interrupted(vcpu)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gz.core.advance as advance
 import gz.core.calls as calls
+import gz.core.counters as counters
 import gz.core.frames as frames
 import gz.core.host_memory as host_memory
 import gz.core.inject as inject
@@ -38,7 +39,6 @@ from gz.arm64.registers import (
     HCRX_EL2,
     HPFAR_EL2,
     MDCR_EL2,
-    PMCR_EL0,
     SCTLR_EL1_RES1,
     SPSR,
     ZCR,
@@ -123,9 +123,7 @@ def cptr() -> CPTR_EL2:
 def mdcr() -> MDCR_EL2:
     """All counters, the profiling buffer and the trace buffer are the host's."""
     dfr0 = ID_AA64DFR0_EL1(sysreg.ID_AA64DFR0_EL1)
-    value = MDCR_EL2(0)
-    if dfr0.PMUVer != 0 and dfr0.PMUVer != 15:
-        value = value.replace(HPMN=PMCR_EL0(sysreg.PMCR_EL0).N)
+    value = counters.mdcr()
     if dfr0.PMSVer != 0:
         value = value.replace(E2PB=3)
     if dfr0.TraceBuffer != 0:
@@ -187,6 +185,7 @@ def prepare_cpu(cpu: Cpu) -> None:
     context.vmpidr = sysreg.MPIDR_EL1
     context.cptr = cptr()
     context.mdcr = mdcr()
+    cpu.mdcr = counters.mdcr()
     sysreg.CPTR_EL2 = context.cptr
     isb()
     _grant_features()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import gz.core.counters as counters
 from gz.arm64.features import (
     ID_AA64DFR0_EL1,
     ID_AA64ISAR0_EL1,
@@ -31,13 +32,15 @@ ALL = (1 << 64) - 1
 
 
 class Identity(NamedTuple):
-    """One register: fields that pass, fields that pass up to a version, fields with a fixed value; the reason."""
+    """One register: fields that pass, those that pass up to a version, or from one on, fields with a fixed value;
+    the reason."""
 
     register: Any  # a SysReg; as a descriptor it would read as a number in the annotation
     kind: type[Register] | None
     reason: str
     keep: tuple[str, ...] = ()
     limit: Mapping[str, int] = {}
+    least: Mapping[str, int] = {}
     fixed: Mapping[str, int] = {}
     keep_mask: int = 0  # where there are no names
 
@@ -57,6 +60,11 @@ class Identity(NamedTuple):
     def limits(self) -> tuple[tuple[int, int], ...]:
         """Lowest bit of a field and the most it may say."""
         return tuple((self._bits(name).low, most) for name, most in self.limit.items())
+
+    @property
+    def leasts(self) -> tuple[tuple[int, int], ...]:
+        """Lowest bit of a field and the least it may say; below, and for 15, "not by this architecture", it reads 0."""
+        return tuple((self._bits(name).low, least) for name, least in self.least.items())
 
     @property
     def added(self) -> int:
@@ -89,9 +97,11 @@ IDENTITIES: tuple[Identity, ...] = (
         SysRegs.ID_AA64DFR0_EL1,
         ID_AA64DFR0_EL1,
         "break- and watchpoints as many as the CPU has, debug up to Armv8.2, as later versions change external debug; "
-        "no PMU, trace, profiling, double lock",
+        "no trace, profiling, double lock; a PMU if EL2's events can be kept out of it (FEAT_PMUv3p1), up to "
+        "FEAT_PMUv3p8, as later ones have more registers",
         keep=("BRPs", "WRPs", "CTX_CMPs"),
-        limit={"DebugVer": 8},
+        limit={"DebugVer": 8, "PMUVer": counters.VERSION_MAX},
+        least={"PMUVer": counters.VERSION_MIN},
         fixed={"DoubleLock": 15},
     ),
     Identity(
@@ -174,19 +184,28 @@ IDENTITIES: tuple[Identity, ...] = (
 )
 
 _ROWS = tuple(
-    (identity.number, identity.register, identity.kept, identity.limits, identity.added) for identity in IDENTITIES
+    (identity.number, identity.register, identity.kept, identity.leasts, identity.limits, identity.added)
+    for identity in IDENTITIES
 )
 
 
 def value(index: u64) -> u64:
     """Of the register at CRm << 3 | op2; all others there are hidden and read zero."""
-    for number, register, kept, limits, added in unroll(_ROWS):
+    for number, register, kept, leasts, limits, added in unroll(_ROWS):
         if index == number:
             result = (read(register) & kept) | added
+            for low, least in unroll(leasts):
+                result = _from(result, low, least)
             for low, most in unroll(limits):
                 result = _limited(result, low, most)
             return result
     return 0
+
+
+@inline
+def _from(word: u64, low: u64, least: u64) -> u64:
+    version = word >> low & 0xF
+    return word - (version << low) if version < least or version == 0xF else word
 
 
 @inline

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gz.core.counters as counters
 import gz.core.debug as debug
 import gz.core.frames as frames
 import gz.core.memory as memory
@@ -105,6 +106,7 @@ def _reset_rest(vcpu: Vcpu, entry: u64) -> None:
     context.spsr = BOOT_PSTATE
     context.hcr = world.guest_hcr()
     debug.reset(vcpu)
+    counters.reset(vcpu)
     vcpu.idle = 0
     vcpu.access.active = 0
 

@@ -10,12 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gz.core.counters as counters
 import gz.core.debug as debug
 import gz.core.identification as identification
 import gz.core.timer as timer
 import gz.core.vgic as vgic
 from gz.arm64.insn import dc
 from gz.arm64.operations import DC
+from gz.arm64.performance_registers import PerformanceRegisters
 from gz.arm64.syndrome import SYSREG_MASK, SysRegTrap, register_iss
 from gz.arm64.sysreg import SysReg, SysRegs, sysreg
 from gz.bits import Va, function_table, table, u8, u32, u64
@@ -39,6 +41,8 @@ def access(vcpu: Vcpu, iss: u64) -> Outcome:
     row = _find(u32(key))
     if row == len(KEYS):
         return Outcome.UNDEFINED
+    if _ACCESS[row] & _LOADS != 0:
+        return Outcome(_HANDLERS[row](vcpu, trap, 0))
     if trap.Read != 0:
         if _ACCESS[row] & _READ == 0:
             return Outcome.UNDEFINED
@@ -61,15 +65,16 @@ def _write(vcpu: Vcpu, register: u64, value: u64) -> None:
 
 @inline
 def _find(key: u32) -> u32:
-    low: u32 = 0
-    high: u32 = len(KEYS)
+    low = u32(_FIRST[key >> _GROUP_SHIFT])
+    high = u32(_FIRST[(key >> _GROUP_SHIFT) + 1])
+    end = high
     while low < high:
         middle = (low + high) // 2
         if KEYS[middle] < key:
             low = middle + 1
         else:
             high = middle
-    if low < len(KEYS) and KEYS[low] == key:
+    if low < end and KEYS[low] == key:
         return low
     return len(KEYS)
 
@@ -127,6 +132,7 @@ def clean(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
 
 
 _READ, _WRITE, _BOTH = 1, 2, 3
+_LOADS = 4  # the handler gets the registers into the CPU and gives an Outcome
 
 
 class Policy(NamedTuple):
@@ -147,6 +153,7 @@ class Policy(NamedTuple):
 
 
 _COMPARATOR = "the vCPU's own; in the CPU while it runs with debug exceptions enabled, beside nobody else's"
+_COUNTERS_CRN, _COUNTERS_CRM = 9, 12  # before them: statistical profiling, trace buffer
 _CHANNEL = "no debug communication channel: nothing to receive, what is sent is dropped"
 
 POLICY: tuple[Policy, ...] = (
@@ -186,10 +193,18 @@ POLICY: tuple[Policy, ...] = (
         )
         for n in range(COMPARATORS)
     ),
+    *(
+        Policy(register, _LOADS, counters.load, "the vCPU's own: in the CPU from its first use on, as long as it runs")
+        for register in vars(PerformanceRegisters).values()
+        if isinstance(register, SysReg) and (register.crm >= _COUNTERS_CRM or register.crn != _COUNTERS_CRN)
+    ),
 )
 _SORTED = sorted(POLICY, key=lambda policy: policy.key)
 
 KEYS = table(u32, [policy.key for policy in _SORTED])
+#: Where the keys of each Op0 and Op2, the topmost bits, begin.
+_GROUP_SHIFT = 17
+_FIRST = table(u8, [sum(policy.key >> _GROUP_SHIFT < group for policy in POLICY) for group in range(33)])
 _ACCESS = table(u8, [policy.access for policy in _SORTED])
 _HANDLERS = function_table(RegisterAccess, [policy.handler for policy in _SORTED])
 

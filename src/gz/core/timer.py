@@ -54,7 +54,7 @@ def _fires(control: u64) -> bool:
 
 
 @inline
-def _redistributor(cpu: Cpu) -> GicrSgi:
+def redistributor(cpu: Cpu) -> GicrSgi:
     return mmio(GicrSgi, cpu.redistributor + FRAME_SIZE)
 
 
@@ -95,7 +95,7 @@ def load(vcpu: Vcpu) -> None:
     locked = vgic.acquire(vcpu)
     refresh(vcpu)
     vgic.release(locked)
-    frame = _redistributor(cpu)
+    frame = redistributor(cpu)
     frame.ISENABLER0 = _OURS
     if timer.held != 0:
         frame.ISACTIVER0 = _VIRTUAL
@@ -112,7 +112,7 @@ def save(vcpu: Vcpu) -> None:
     sysreg.CNTV_CTL_EL0 = 0
     sysreg.CNTHP_CTL_EL2 = 0
     if timer.held != 0:
-        _redistributor(cpu).ICACTIVER0 = _VIRTUAL
+        redistributor(cpu).ICACTIVER0 = _VIRTUAL
     sysreg.CNTVOFF_EL2 = 0
     sysreg.CNTV_CVAL_EL0 = host.deadline
     sysreg.CNTV_CTL_EL0 = host.control
@@ -126,7 +126,7 @@ def interrupt(vcpu: Vcpu) -> bool:
     """PPI 27 is pending on this CPU while the guest runs.  False: it is not the guest's timer."""
     if not _fires(sysreg.CNTV_CTL_EL0):
         return False
-    _redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
+    redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
     dsb("sy")
     locked = vgic.acquire(vcpu)
     list_registers.reclaim(vcpu)  # the last one, if the guest has ended it
@@ -165,7 +165,7 @@ def release(vcpu: Vcpu) -> None:
     """PPI 27 is not the guest's any more although it did not end it by itself."""
     if vcpu.timer.held != 0:
         if vcpu.gic.loaded != 0:
-            _redistributor(vcpu.context.cpu).ICACTIVER0 = _VIRTUAL
+            redistributor(vcpu.context.cpu).ICACTIVER0 = _VIRTUAL
             dsb("sy")
         ended(vcpu)
 
@@ -184,7 +184,7 @@ def refresh(vcpu: Vcpu) -> None:
         private.line |= _VIRTUAL
         vcpu.timer.held = 1
         vcpu.gic.dirty = 1
-        _redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
+        redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
         dsb("sy")
     _physical_line(vcpu)
 

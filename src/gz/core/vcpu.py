@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from gz.bits import Ipa, Pa, Ptr, Struct, u32, u64
 from gz.core.context import Context
 from gz.core.interrupts import VcpuGic, VcpuTimer
-from gz.core.monitors import VcpuDebug
+from gz.core.monitors import VcpuCounters, VcpuDebug
 
 if TYPE_CHECKING:
     from gz.core.vm import Vm
@@ -56,3 +56,4 @@ class Vcpu(Struct, align=4096):
     gic: VcpuGic
     timer: VcpuTimer
     debug: VcpuDebug
+    counters: VcpuCounters

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import gz.core.counters as counters
 import gz.core.frames as frames
 import gz.core.kick as kick
 import gz.core.list_registers as list_registers
@@ -430,6 +431,7 @@ def flush(vcpu: Vcpu) -> None:
         list_registers.fold(vcpu)
     if gic.private.line != 0:
         timer.resample(vcpu)
+        counters.resample(vcpu)
     list_registers.fill(vcpu)
     release(locked)
 
@@ -442,6 +444,7 @@ def maintenance(vcpu: Vcpu) -> bool:
     locked = acquire(vcpu)
     list_registers.fold(vcpu)
     timer.resample(vcpu)
+    counters.resample(vcpu)
     list_registers.fill(vcpu)
     release(locked)
     return True
@@ -459,6 +462,7 @@ def deliverable(vcpu: Vcpu) -> bool:
     list_registers.fold(vcpu)
     vcpu.gic.dirty = 1
     timer.refresh(vcpu)
+    counters.resample(vcpu)
     found = _deliverable(vcpu, ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2))
     release(locked)
     return found

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gz.core.counters as counters
 import gz.core.debug as debug
 import gz.core.kick as kick
 import gz.core.list_registers as list_registers
@@ -24,7 +25,7 @@ GUEST_HCR = HCR_EL2(
 )
 #: FP/SIMD trapped until first use; SVE, SME, trace and activity monitors never offered.
 GUEST_CPTR = CPTR_EL2(CPTR_EL2_RES1, TFP=1, TZ=1, TSM=1, TTA=1, TAM=1)
-#: Every access to debug registers (core/debug.py) and performance monitors traps.
+#: Every access to debug registers (core/debug.py) traps, to performance monitors the first one (core/counters.py).
 GUEST_MDCR = MDCR_EL2(TDA=1, TDOSA=1, TDRA=1, TPM=1, TPMCR=1, TTRF=1, TPMS=1)
 
 _SWITCHED = tuple(register for register in EL1_REGISTERS if register is not SysRegs.TCR_EL1)
@@ -66,6 +67,9 @@ def enter(cpu: Cpu, vcpu: Vcpu) -> None:
     context = vcpu.context
     context.cpu = cpu
     _save(cpu.host)
+    context.mdcr = GUEST_MDCR | cpu.mdcr
+    if cpu.mdcr != 0:
+        counters.enter(vcpu)
     if vcpu.debug.armed != 0:
         debug.load(vcpu)
     timer.load(vcpu)
@@ -84,6 +88,8 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     if vcpu.debug.armed != 0:
         debug.unload(vcpu)
     _save(context)
+    if cpu.mdcr != 0:
+        counters.leave(vcpu)
     sysreg.ICC_IGRPEN0_EL1 = 0
     list_registers.save(vcpu)
     timer.save(vcpu)
@@ -126,6 +132,5 @@ def prepare(context: Context, vmid_table: u64, vmpidr: u64) -> None:
     """What EL2 decides about a guest's context; the rest is the guest's own."""
     context.hcr = guest_hcr()
     context.cptr = GUEST_CPTR
-    context.mdcr = GUEST_MDCR
     context.vttbr = vmid_table
     context.vmpidr = vmpidr

@@ -23,6 +23,8 @@ EDGE_RISING, LEVEL_HIGH, LEVEL_LOW = 1, 4, 8
 """Interrupt specifiers (arm,gic-v3 binding)."""
 TIMER_PPIS = (13, 14, 11, 10)
 """Secure physical, physical, virtual, hypervisor timer: PPI n is INTID 16 + n."""
+PMU_PPI = 7
+"""The performance monitors' overflow; a guest whose CPU shows none (ID_AA64DFR0_EL1.PMUVer) ignores the node."""
 UART_CLOCK_HZ = 24_000_000
 
 
@@ -94,6 +96,9 @@ def write_machine(tree: Tree, machine: Map, cpu_count: int, memory_size: int, bo
         tree.text("compatible", "arm,armv8-timer")
         tree.cells("interrupts", *(cell for ppi in TIMER_PPIS for cell in (PPI, ppi, LEVEL_LOW)))
         tree.data("always-on", b"")
+    with tree.node("pmu"):
+        tree.text("compatible", "arm,armv8-pmuv3")
+        tree.interrupt(PPI, PMU_PPI, LEVEL_HIGH)
     with tree.node(f"intc@{machine.gicd:x}"):
         tree.text("compatible", "arm,gic-v3")
         tree.cells("#interrupt-cells", 3)
