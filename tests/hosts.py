@@ -100,7 +100,7 @@ class Boards:
                 self.up.pop(next(iter(self.up))).board.stop()
             board = Board(
                 core=products.core(),
-                compiled=products.driver(),
+                compiled=products.libraries(),
                 cpus=cpus,
                 cpu=cpu,
                 memory=MEMORY,

@@ -19,7 +19,7 @@ LAYERS = {
     "metal": {"bits", "abi", "arm64", "state"},
     "core": {"bits", "abi", "arm64", "metal"},
     "driver": {"bits", "abi", "arm64", "metal", "state"},
-    "vmm": {"bits", "abi", "arm64", "driver", "state"},
+    "vmm": {"bits", "abi", "arm64", "metal", "driver", "state"},
     "board": {"state"},
 }
 

@@ -177,9 +177,6 @@ class FakeCore:
         self.lines.append((vcpu, number, level))
         return 0 if number < 988 else int(Error.INVALID_ARGS) & (1 << 64) - 1
 
-    def barrier(self) -> None:
-        pass
-
     def counter(self, physical: bool) -> int:
         return 0x9_0000_0000 if physical else 0x5_0000_0010
 

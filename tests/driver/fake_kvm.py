@@ -68,7 +68,6 @@ class FakeKernel:
     irqfds: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     ioeventfds: list[tuple[int, int, int, int, int]] = field(default_factory=list[tuple[int, int, int, int, int]])
     runs: int = 0
-    barriers: int = 0
     open: set[int] = field(default_factory=lambda: {SYSTEM})
     pages: dict[int, Any] = field(default_factory=dict[int, Any])
 
@@ -95,9 +94,6 @@ class FakeKernel:
     def runner(self, vcpu: int, run: memoryview, page: memoryview) -> Callable[[], int]:
         function = self.jit.fn(kvm_run.kvm_run)
         return lambda: function(vcpu, KvmRun.view(run), address_of(page))
-
-    def barrier(self) -> None:
-        self.barriers += 1
 
     def close(self, file: int) -> None:
         self.open.remove(file)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ctypes
-import platform
 import threading
 from pathlib import Path
 
@@ -15,9 +14,7 @@ from elftools.elf.sections import SymbolTableSection
 
 from gz.metal import shared_object
 from gz.metal.elf import CheckError
-from gz.metal.target import LINUX_ARM64, LINUX_X86_64, Target
-
-NATIVE = {"x86_64": LINUX_X86_64, "aarch64": LINUX_ARM64}.get(platform.machine())
+from gz.metal.target import LINUX_ARM64, LINUX_X86_64, NATIVE, Target
 
 BODY = """
 @state = internal global [4 x i64] zeroinitializer, align 8

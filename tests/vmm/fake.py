@@ -149,9 +149,6 @@ class FakeVm:
         self.memory[gpa] = memoryview(bytearray(size))
         return self.memory[gpa]
 
-    def barrier(self) -> None:
-        pass
-
     def create_device(self, kind: DeviceType, base: int, size: int) -> None:
         self.devices.append((kind, base, size))
 

@@ -11,7 +11,7 @@ from gz.vmm.irq import EdgeLine
 from gz.vmm.memory import GuestMemory
 from gz.vmm.virtio.device import VirtioDevice
 from gz.vmm.virtio.mmio import MmioTransport, Reg, Status
-from gz.vmm.virtio.queue import INDIRECT, NEXT, WRITE
+from gz.vmm.virtio.ring import INDIRECT, NEXT, WRITE
 
 BASE = 0x4000_0000
 SIZE = 0x20_0000

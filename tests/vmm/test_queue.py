@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from ring import BASE, SIZE, Ring, make_memory
 
 from gz.vmm.memory import BadAddress
-from gz.vmm.virtio.queue import INDIRECT, NEXT, WRITE, Queue, QueueBroken, cut
+from gz.vmm.virtio.queue import Chain, Queue, QueueBroken, cut
+from gz.vmm.virtio.ring import INDIRECT, NEXT, WRITE
 
 RING_SIZE = 8
 
@@ -94,10 +95,10 @@ def test_event_index_is_the_specification(start: int, event: int, count: int) ->
     """An interrupt exactly if one of the entries just used has the index the driver named (2.7.7.2)."""
     queue, ring = make(event_index=True)
     ring.poke(ring.available_at + 4 + 2 * RING_SIZE, "H", event)
-    queue._used_index = queue._published = start  # pyright: ignore[reportPrivateUsage]
-    ring.add([b"a"], [])
-    chain = queue.pop()
-    assert chain is not None
+    chain = Chain(0, [], [], 0)
+    for _ in range(start):
+        queue.push(chain, 0)
+    queue.publish()
     for _ in range(count):
         queue.push(chain, 0)
     assert queue.publish() == any((start + i) & 0xFFFF == event for i in range(count))

@@ -55,7 +55,7 @@ def measure_exits(as_json: bool) -> int:
     """Run the payload below each hypervisor, under the same VMM, and print the counts side by side."""
     with progress() as step:
         step("compiling the core and the payload")
-        core, driver, short = products.core(), products.driver(), products.answering_driver()
+        core, driver, short = products.core(), products.libraries(), products.answering_driver()
         payload = Disk(products.image(PAYLOAD).image.flat, "gz-payload", True)
         software = Software()
         machines: list[dict[str, Any]] = []
@@ -136,7 +136,7 @@ def measure_boot(as_json: bool) -> int:
         step("booting the guest on the bare machine")
         bare = boot_bare(software)
         step("compiling the core")
-        core, driver = products.core(), products.driver()
+        core, driver = products.core(), products.libraries()
         with scratch_directory() as scratch:
             initrd = scratch / "initrd"
             initrd.write_bytes(guest_initrd(software).read_bytes() + command_archive(["dmesg"]))

@@ -94,7 +94,7 @@ def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None
             from gz.cli import products
 
             step("compiling the core")
-            core, compiled = products.core(), products.driver()
+            core, compiled = products.core(), products.libraries()
         board = Board(
             core=core,
             compiled=compiled,

@@ -52,7 +52,7 @@ def machine(payload: str | None, cpu: str, cpus: int) -> Machine:
             kernel, initrd = (products.payload(name).flat for name in ("host", payload))
         else:
             step("building the host's file system")
-            host = Software().host(products.driver())
+            host = Software().host(products.libraries())
             kernel, initrd = host.kernel, host.initrd
     return Machine(kernel, initrd, core=core, cpu=cpu, cpus=cpus, memory=MEMORY, halted=True)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What gz compiles for the board: the core, and the driver's shared object for the host VM."""
+"""What gz compiles for the board: the core, and shared objects for the host VM."""
 
 from __future__ import annotations
 
@@ -15,8 +15,10 @@ from gz.board import images
 from gz.cli.report import UserError
 from gz.metal.build import ROOT, BuildError, Built, build, fingerprint
 from gz.metal.image import Image
+from gz.metal.target import LINUX_ARM64, Target
 
 DRIVER = "gz/driver/_driver.so"
+RING = "gz/vmm/virtio/_ring.so"
 """Below /opt/gz in the host VM."""
 
 
@@ -40,15 +42,16 @@ def payload(name: str) -> Image:
     return image(f"payloads.{name}").image
 
 
-def driver() -> dict[str, bytes]:
-    """The driver's compiled files, by their names below /opt/gz."""
+def libraries() -> dict[str, bytes]:
+    """What driver and VMM have compiled, by their names below /opt/gz."""
     from gz.driver import call, kvm_run
+    from gz.vmm.virtio import ring
 
-    return {DRIVER: library("driver", [call, kvm_run], frozenset())}
+    return {DRIVER: library("driver", [call, kvm_run]), RING: library("ring", [ring])}
 
 
 def answering_driver() -> dict[str, bytes]:
-    """The same with a RUN that answers reads of the first virtio device itself, for measurements."""
+    """The driver's with a RUN that answers reads of the first virtio device itself, for measurements."""
     if str(ROOT) not in sys.path:
         sys.path.append(str(ROOT))
     from benchmarks import answer
@@ -58,12 +61,16 @@ def answering_driver() -> dict[str, bytes]:
     return {DRIVER: library("answer", [call, kvm_run, answer], replaced)}
 
 
-def library(name: str, modules: Sequence[ModuleType], without: Set[Callable[..., Any]]) -> bytes:
-    """A shared object for the host's user space with the @export functions of the modules."""
+def library(
+    name: str,
+    modules: Sequence[ModuleType],
+    without: Set[Callable[..., Any]] = frozenset(),
+    target: Target = LINUX_ARM64,
+) -> bytes:
+    """A shared object for user space, the host VM's by default, with the @export functions of the modules."""
     from gz.metal.errors import CompileError
     from gz.metal.functions import marks
     from gz.metal.program import Program
-    from gz.metal.target import LINUX_ARM64
 
     roots = [
         function
@@ -76,9 +83,11 @@ def library(name: str, modules: Sequence[ModuleType], without: Set[Callable[...,
     def compile_library() -> bytes:
         try:
             with tempfile.TemporaryDirectory(prefix="gz-library-") as directory:
-                return Program(roots).shared_object(Path(directory), name, LINUX_ARM64).read_bytes()
+                return Program(roots).shared_object(Path(directory), name, target).read_bytes()
         except CompileError as error:
             raise UserError(f"{name} does not compile:\n{error}") from None
 
-    key = images.fingerprint([fingerprint(name), *(inspect.getsource(module) for module in modules)])
+    directories = sorted({Path(inspect.getfile(module)).parent for module in modules})  # with the layouts they share
+    sources = [file.read_bytes() for directory in directories for file in sorted(directory.glob("*.py"))]
+    key = images.fingerprint([fingerprint(name), target.name, *sources])
     return images.cached(name, key, compile_library).read_bytes()

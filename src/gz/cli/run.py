@@ -78,7 +78,7 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
 
     with scratch_directory() as scratch, progress() as step:
         step("compiling the core")
-        core, driver = products.core(), products.driver()
+        core, driver = products.core(), products.libraries()
         step("fetching Debian packages")
         software = Software()
         step("building the guest's file system")

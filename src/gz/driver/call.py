@@ -1,16 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
 """The driver's compiled part, in metal: a C library for the host, beside this module as `_driver.so`.
 
-A doorbell call has to be one plain store that can be executed again, and the barriers that guest memory needs
-have no Python spelling. `gz.driver.doorbell` loads the library; nothing in the host
-imports this module."""
+A doorbell call has to be one plain store that can be executed again. `gz.driver.doorbell` loads the library;
+nothing in the host imports this module."""
 
 from __future__ import annotations
 
 from gz.abi.calls import VCPUS_MAX, Call, smc64
 from gz.abi.exits import ExitReason
 from gz.abi.run import HWSTATE_OFFSET, HwState, RunPage
-from gz.arm64.insn import dmb, doorbell, isb, svc
+from gz.arm64.insn import doorbell, isb, svc
 from gz.arm64.sysreg import sysreg
 from gz.bits import Array, Struct, Va, array, u64
 from gz.driver.interface import INTERRUPTED
@@ -116,11 +115,6 @@ def wake(shared: Shared, but: u64) -> None:
     for i in range(VCPUS_MAX):
         if i != but and exchange(shared.sleeps[i].state, RUNG) == ASLEEP:
             svc(FUTEX, u64(address(shared.sleeps[i])), FUTEX_WAKE, 1)
-
-
-@export
-def memory_barrier() -> None:
-    dmb("ish")
 
 
 @export

@@ -45,8 +45,6 @@ class Core(Protocol):
         """IRQ_LINE; gives x0."""
         ...
 
-    def barrier(self) -> object: ...
-
     def counter(self, physical: bool) -> int: ...
 
 
@@ -72,7 +70,6 @@ class Doorbell:
             _function(quick.virtual_counter, word),
             _function(quick.physical_counter, word),
         )
-        self.barrier = _function(quick.memory_barrier, None)
         self.frequency: int = _function(quick.counter_frequency, word)()
         self._check(Call.PROBE, self.call(Call.PROBE, *DRIVER_VERSION))
 

@@ -40,8 +40,6 @@ class Kernel(Protocol):
         """`gz.driver.kvm_run.kvm_run` on a vCPU's file, its shared page and its gzvm run page."""
         ...
 
-    def barrier(self) -> object: ...
-
     def close(self, file: int) -> None: ...
 
 
@@ -54,8 +52,6 @@ class Linux:
         word = ctypes.c_uint64
         self._run: Any = ctypes.CDLL(str(library)).kvm_run  # lets other threads run meanwhile
         self._run.restype, self._run.argtypes = ctypes.c_int64, (word, word, word)
-        self.barrier: Any = ctypes.PyDLL(str(library)).memory_barrier
-        self.barrier.restype = None
 
     def open(self, path: str = PATH) -> int:
         try:

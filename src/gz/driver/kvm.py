@@ -95,9 +95,6 @@ class KvmVm:
         self._slots.add(slot)
         return block.view
 
-    def barrier(self) -> object:
-        return self.kernel.barrier()
-
     def create_device(self, kind: DeviceType, base: int, size: int) -> None:
         which, expected = WINDOWS[kind]
         if size != expected:

@@ -95,9 +95,6 @@ class DoorbellVm:
         self._slots.append(Slot(slot, gpa, size, block))
         return block.view
 
-    def barrier(self) -> object:
-        return self.core.barrier()
-
     def create_device(self, kind: DeviceType, base: int, size: int) -> None:
         with self._setup:
             request = DeviceRequest.view(self._request, 0)

@@ -26,6 +26,7 @@ functions and tables are private.
 
 from __future__ import annotations
 
+import platform
 from dataclasses import dataclass
 from enum import Enum
 
@@ -66,6 +67,8 @@ class Target:
 CORE = Target("core", Machine.EL2, "aarch64-none-elf", _ARM64, "+v8a,+strict-align,-fp-armv8,-neon,+el3")
 LINUX_ARM64 = Target("linux-arm64", Machine.ARM64_USER, "aarch64-linux-gnu", _ARM64)
 LINUX_X86_64 = Target("linux-x86-64", Machine.X86_64_USER, "x86_64-linux-gnu", _X86_64)
+#: Of this process; None where there is none.
+NATIVE = {"x86_64": LINUX_X86_64, "aarch64": LINUX_ARM64}.get(platform.machine())
 JIT_ARM64 = Target("jit-arm64", Machine.FAKE, "aarch64-linux-gnu", _ARM64, debug=False)
 JIT_X86_64 = Target("jit-x86-64", Machine.FAKE, "x86_64-linux-gnu", _X86_64, debug=False)
 

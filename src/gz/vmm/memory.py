@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import ctypes
+from collections.abc import Iterable
+
+from gz.bits.view import address_of
+from gz.vmm.virtio.shared import Region, Regions
 
 
 class BadAddress(Exception):
@@ -13,17 +17,19 @@ class BadAddress(Exception):
         super().__init__(f"{length} bytes at {gpa:#x} are not guest memory")
 
 
-def no_barrier() -> None:
-    """For memory that no other processor reads."""
-
-
 class GuestMemory:
-    """`regions`: (guest-physical base, writable bytes). `barrier` orders every access of this thread before
-    it against every one after it, as the guest's processors see them (dmb ish)."""
+    """`regions`: (guest-physical base, writable bytes). Compiled code finds them at `table`, a Regions."""
 
-    def __init__(self, regions: Iterable[tuple[int, memoryview]], barrier: Callable[[], object] = no_barrier) -> None:
+    def __init__(self, regions: Iterable[tuple[int, memoryview]]) -> None:
         self._regions = [(base, base + len(view), view) for base, view in regions]
-        self.barrier = barrier
+        self.views = tuple(view for _, _, view in self._regions)
+        """The bytes of each region."""
+        self._table = Regions.view((ctypes.c_uint64 * (Regions.size // 8))())
+        self.table = address_of(self._table)
+        for number, (base, end, view) in enumerate(self._regions):
+            row: Region = self._table.rows[number]
+            row.base, row.size, row.memory = base, end - base, address_of(view)
+        self._table.count = len(self._regions)
 
     def at(self, gpa: int, length: int) -> memoryview:
         """The `length` bytes at `gpa`, writable and in place; BadAddress if some of them are not RAM."""
@@ -40,3 +46,5 @@ class GuestMemory:
     def release(self) -> None:
         """Forgets the regions, so that their mapping can go; later accesses are BadAddress."""
         self._regions.clear()
+        self.views = ()
+        self._table.count = 0

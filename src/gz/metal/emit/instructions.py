@@ -24,6 +24,9 @@ def instruction(body: Body, node: tree.Instruction) -> str:
     machine = body.module.target.machine
     if machine is Machine.FAKE:
         return _FAKE[node.kind](body, node, operands)
+    if machine is Machine.X86_64_USER and node.name.startswith("dmb"):
+        body.do("fence seq_cst")  # what orders all accesses there
+        return ""
     if machine is Machine.X86_64_USER or (machine is Machine.ARM64_USER and not _in_user_space(node)):
         raise Refusal(None, f"{node.name} does not exist in {machine.value}")
     return _ARM64[node.kind](body, node, operands)
