@@ -11,6 +11,7 @@ from ring import BASE, SIZE, Ring, make_memory
 from gz.vmm.memory import BadAddress
 from gz.vmm.virtio.queue import Chain, Queue, QueueBroken, cut
 from gz.vmm.virtio.ring import INDIRECT, NEXT, WRITE
+from gz.vmm.virtio.shared import MORE
 
 RING_SIZE = 8
 
@@ -107,11 +108,11 @@ def test_event_index_is_the_specification(start: int, event: int, count: int) ->
 def test_listening_looks_once_more() -> None:
     for event_index in (False, True):
         queue, ring = make(event_index=event_index)
-        assert not queue.listen()
+        assert not queue.settle()
         ring.add([b"a"], [])
-        assert queue.listen()
+        assert queue.settle() == MORE
         queue.pop()
-        assert not queue.listen()
+        assert not queue.settle()
         if event_index:
             assert ring.peek(ring.used_at + 4 + 8 * RING_SIZE, "H") == (1,)
 
@@ -120,7 +121,7 @@ def test_no_notification_while_looking() -> None:
     queue, ring = make()
     queue.quiet()
     assert ring.peek(ring.used_at, "H") == (1,)
-    queue.listen()
+    queue.settle()
     assert ring.peek(ring.used_at, "H") == (0,)
 
 

@@ -167,6 +167,15 @@ def memory(json: Json = False) -> int:
     return measure_memory(json)
 
 
+@bench.command()
+@command
+def requests(json: Json = False) -> int:
+    """Instructions that the VMM takes for a request to a virtio device."""
+    from gz.cli.bench_requests import measure_requests
+
+    return measure_requests(json)
+
+
 @board.command()
 @command
 def up(

@@ -18,18 +18,17 @@ class BadAddress(Exception):
 
 
 class GuestMemory:
-    """`regions`: (guest-physical base, writable bytes). Compiled code finds them at `table`, a Regions."""
+    """`regions`: (guest-physical base, writable bytes). Compiled code finds them in `table`."""
 
     def __init__(self, regions: Iterable[tuple[int, memoryview]]) -> None:
         self._regions = [(base, base + len(view), view) for base, view in regions]
-        self.views = tuple(view for _, _, view in self._regions)
+        self.views: tuple[memoryview, ...] = tuple(view for _, _, view in self._regions)
         """The bytes of each region."""
-        self._table = Regions.view((ctypes.c_uint64 * (Regions.size // 8))())
-        self.table = address_of(self._table)
+        self.table = Regions.view((ctypes.c_uint64 * (Regions.size // 8))())
         for number, (base, end, view) in enumerate(self._regions):
-            row: Region = self._table.rows[number]
+            row: Region = self.table.rows[number]
             row.base, row.size, row.memory = base, end - base, address_of(view)
-        self._table.count = len(self._regions)
+        self.table.count = len(self._regions)
 
     def at(self, gpa: int, length: int) -> memoryview:
         """The `length` bytes at `gpa`, writable and in place; BadAddress if some of them are not RAM."""
@@ -47,4 +46,4 @@ class GuestMemory:
         """Forgets the regions, so that their mapping can go; later accesses are BadAddress."""
         self._regions.clear()
         self.views = ()
-        self._table.count = 0
+        self.table.count = 0

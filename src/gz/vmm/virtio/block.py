@@ -7,6 +7,7 @@ import fcntl
 import os
 import stat
 import struct
+from collections.abc import Callable
 from enum import IntEnum
 from pathlib import Path
 
@@ -43,6 +44,10 @@ class Answer(IntEnum):
     UNSUPP = 2
 
 
+OK, IOERR, UNSUPP = map(int, Answer)
+"""For every request: attributes of an enumeration are calls."""
+
+
 class DiskError(Exception):
     """A disk that cannot be used; the text says which and why."""
 
@@ -73,10 +78,9 @@ class Disk:
             os.close(self.fd)
             raise
 
-    def transfer(self, buffers: list[memoryview], offset: int, write: bool) -> None:
-        """Reads into or writes from all buffers, in order, at a byte offset. OSError if that fails."""
+    def transfer(self, buffers: list[memoryview], offset: int, left: int, write: bool) -> None:
+        """Reads into or writes from all buffers, `left` bytes, in order, at a byte offset. OSError if that fails."""
         move = os.pwritev if write else os.preadv
-        left = sum(map(len, buffers))
         while left:
             done = move(self.fd, buffers, offset)
             if done == 0:
@@ -104,6 +108,12 @@ class Block(VirtioDevice):
         config = _CONFIG.pack(disk.sectors, 0, SEGMENTS_MAX, 0, 0, 0, SECTOR)
         super().__init__(memory, features, [QUEUE_SIZE], config)
         self.disk = disk
+        self._performers: dict[int, Callable[[int, Chain, list[memoryview]], tuple[int, int]]] = {
+            Request.IN: self._read,
+            Request.OUT: self._write,
+            Request.FLUSH: self._flush,
+            Request.GET_ID: self._identify,
+        }
         self._id = Path(disk.path).name.encode()[:ID_SIZE]
 
     def serve(self) -> None:
@@ -115,37 +125,42 @@ class Block(VirtioDevice):
 
     def _request(self, chain: Chain) -> int:
         header = chain.read(_HEADER.size)
-        room = chain.room
-        if len(header) < _HEADER.size or room == 0:
+        if len(header) < _HEADER.size or not chain.writable:
             raise QueueBroken("a request without header or status byte")
         kind, _, sector = _HEADER.unpack(header)
+        *room, last = chain.writable
+        if len(last) > 1:
+            room.append(last[:-1])
+        perform = self._performers.get(kind)
         try:
-            answer, written = self._perform(kind, sector, chain, room - 1)
+            answer, written = (UNSUPP, 0) if perform is None else perform(sector, chain, room)
         except OSError:
-            answer, written = Answer.IOERR, 0
-        cut(chain.writable, room - 1, 1)[0][0] = answer
+            answer, written = IOERR, 0
+        last[-1] = answer
         return written + 1
 
-    def _perform(self, kind: int, sector: int, chain: Chain, room: int) -> tuple[Answer, int]:
-        """The answer and the bytes written before the status byte."""
-        if kind == Request.IN:
-            if not self._fits(sector, room):
-                return Answer.IOERR, 0
-            self.disk.transfer(cut(chain.writable, 0, room), sector * SECTOR, write=False)
-            return Answer.OK, room
-        if kind == Request.OUT:
-            length = sum(map(len, chain.readable)) - _HEADER.size
-            if self.disk.read_only or not self._fits(sector, length):
-                return Answer.IOERR, 0
-            self.disk.transfer(cut(chain.readable, _HEADER.size, length), sector * SECTOR, write=True)
-            return Answer.OK, 0
-        if kind == Request.FLUSH:
-            self.disk.flush()
-            return Answer.OK, 0
-        if kind == Request.GET_ID:
-            name = self._id.ljust(ID_SIZE, b"\0")[:room]
-            return Answer.OK, chain.write(name)
-        return Answer.UNSUPP, 0
+    # What is asked: the answer and the bytes written into `room`, which is all buffers but for the status byte.
+
+    def _read(self, sector: int, chain: Chain, room: list[memoryview]) -> tuple[int, int]:
+        length = chain.room - 1
+        if not self._fits(sector, length):
+            return IOERR, 0
+        self.disk.transfer(room, sector * SECTOR, length, write=False)
+        return OK, length
+
+    def _write(self, sector: int, chain: Chain, room: list[memoryview]) -> tuple[int, int]:
+        length = sum(map(len, chain.readable)) - _HEADER.size
+        if self.disk.read_only or not self._fits(sector, length):
+            return IOERR, 0
+        self.disk.transfer(cut(chain.readable, _HEADER.size, length), sector * SECTOR, length, write=True)
+        return OK, 0
+
+    def _flush(self, sector: int, chain: Chain, room: list[memoryview]) -> tuple[int, int]:
+        self.disk.flush()
+        return OK, 0
+
+    def _identify(self, sector: int, chain: Chain, room: list[memoryview]) -> tuple[int, int]:
+        return OK, chain.write(self._id.ljust(ID_SIZE, b"\0")[: chain.room - 1])
 
     def _fits(self, sector: int, length: int) -> bool:
         return length % SECTOR == 0 and sector + length // SECTOR <= self.disk.sectors

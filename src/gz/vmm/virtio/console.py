@@ -14,6 +14,7 @@ from gz.vmm.memory import GuestMemory
 from gz.vmm.streams import Output
 from gz.vmm.virtio.device import VirtioDevice
 from gz.vmm.virtio.queue import Chain, Queue, QueueBroken
+from gz.vmm.virtio.shared import INTERRUPT, MORE
 
 F_MULTIPORT = 1 << 1
 QUEUE_SIZE = 128
@@ -153,12 +154,14 @@ class Console(VirtioDevice):
                         self._send(number, Event.PORT_OPEN, 0)
                     break
                 queue.push(chain, chain.write(data))
-            if queue.publish():
+            enough = queue.pending or port.ended
+            settled = int(queue.publish()) if enough else queue.settle()
+            if settled & INTERRUPT:
                 self._interrupt()
-            if queue.pending or port.ended:
+            if enough:
                 queue.quiet()
                 return
-            if not queue.listen():
+            if not settled & MORE:
                 return
 
     def _take_control(self, chain: Chain) -> int:

@@ -13,6 +13,7 @@ from typing import ClassVar
 
 from gz.vmm.memory import GuestMemory
 from gz.vmm.virtio.queue import Chain, Queue, QueueBroken
+from gz.vmm.virtio.shared import INTERRUPT, MORE
 
 RING_INDIRECT_DESC = 1 << 28
 RING_EVENT_IDX = 1 << 29
@@ -98,9 +99,10 @@ class VirtioDevice(ABC):
                     blocked = True
                     break
                 queue.push(chain, written)
-            if queue.publish():
+            settled = int(queue.publish()) if blocked else queue.settle()
+            if settled & INTERRUPT:
                 self._interrupt()
-            if blocked or not queue.listen():
+            if not settled & MORE:
                 return
 
     def _work(self) -> None:

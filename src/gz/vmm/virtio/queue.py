@@ -29,10 +29,11 @@ REASONS = {
 
 REQUEST = int(Found.REQUEST)
 FAULT = int(Found.FAULT)
-_REQUEST = struct.Struct("<QHHH")
+_request = struct.Struct("<QHHH").unpack_from
 """room, head, readable and writable of a Ring; reading them one by one takes as many instructions for each."""
 _REQUEST_AT = Ring.offset("room")
-_BUFFER = struct.Struct("<QII")
+_buffers = struct.Struct("<QII").iter_unpack
+_BUFFER_SIZE = Buffer.size
 _BUFFERS_AT = Ring.offset("buffers")
 assert [Ring.offset(name) - _REQUEST_AT for name in ("head", "readable", "writable")] == [8, 10, 12]
 assert [Buffer.offset(name) for name in ("offset", "region", "length")] == [0, 8, 12]
@@ -107,7 +108,7 @@ class Queue:
         self._memory = memory
         functions = compiled(LIBRARY)
         self._pop, self._push, self._pending = functions.ring_pop, functions.ring_push, functions.ring_pending
-        self._publish, self._quiet, self._listen = functions.ring_publish, functions.ring_quiet, functions.ring_listen
+        self._publish, self._settle, self._quiet = functions.ring_publish, functions.ring_settle, functions.ring_quiet
         area = (ctypes.c_uint64 * (Ring.size // 8))()
         self._bytes = memoryview(area).cast("B")
         self._ring = Ring.view(self._bytes)
@@ -124,6 +125,7 @@ class Queue:
     def disable(self) -> None:
         """Lets go of guest memory."""
         self.ready = False
+        self._event_index = False
         self._bytes[:_BUFFERS_AT] = bytes(_BUFFERS_AT)
         self._kept: list[memoryview] = []
         """The ring's memory stays where it is as long as there are these."""
@@ -151,6 +153,7 @@ class Queue:
         ring.regions = self._memory.table
         ring.size, ring.indirect, ring.event_index = size, indirect, event_index
         self._kept = kept
+        self._event_index = event_index
         self.ready = True
 
     @property
@@ -162,11 +165,17 @@ class Queue:
         """The next request of the driver, None if there is none. QueueBroken if it cannot be one."""
         found = self._pop(self._at)
         if found == REQUEST:
-            room, head, readable, writable = _REQUEST.unpack_from(self._bytes, _REQUEST_AT)
-            rows = self._bytes[_BUFFERS_AT : _BUFFERS_AT + _BUFFER.size * (readable + writable)]
-            views = self._memory.views
-            buffers = [views[region][at : at + length] for at, region, length in _BUFFER.iter_unpack(rows)]
-            return Chain(head, buffers[:readable], buffers[readable:], room)
+            state, views = self._bytes, self._memory.views
+            room, head, readable, writable = _request(state, _REQUEST_AT)
+            filled: list[memoryview] = []
+            empty: list[memoryview] = []
+            buffers = filled if readable else empty
+            # No comprehension, which is a call: this is done for every request.
+            for at, region, length in _buffers(state[_BUFFERS_AT : _BUFFERS_AT + _BUFFER_SIZE * (readable + writable)]):
+                buffers.append(views[region][at : at + length])
+                if len(filled) == readable:
+                    buffers = empty
+            return Chain(head, filled, empty, room)
         if found == FAULT:
             raise QueueBroken(REASONS[Fault(self._ring.fault)].format(*self._ring.details))
         return None
@@ -185,8 +194,10 @@ class Queue:
 
     def quiet(self) -> None:
         """Asks the driver not to notify while the device is looking anyway."""
-        self._quiet(self._at)
+        if not self._event_index:  # with it the driver is asked for each notification anew
+            self._quiet(self._at)
 
-    def listen(self) -> bool:
-        """Asks for notifications again. True if requests came in meanwhile: look once more."""
-        return self._listen(self._at) != 0
+    def settle(self) -> int:
+        """Shows the driver what was pushed, and asks it to notify again. Gives INTERRUPT if it wants one, and
+        MORE if requests came in meanwhile: look once more."""
+        return self._settle(self._at)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gz.arm64.insn import dmb
 from gz.bits import Struct, u16, u32, u64
 from gz.metal import cold, export, inline, noinline, peek16, poke16, poke32, read_once, view
-from gz.vmm.virtio.shared import INDIRECT_MAX, Fault, Found, Regions, Ring
+from gz.vmm.virtio.shared import INDIRECT_MAX, INTERRUPT, MORE, Fault, Found, Regions, Ring
 
 NEXT, WRITE, INDIRECT = 1, 2, 4
 """Descriptor flags (2.7.5)."""
@@ -32,7 +32,7 @@ class Descriptor(Struct):
 @export
 def ring_pop(ring: Ring) -> u64:
     """The next request, described in `ring`: a Found."""
-    ahead = available_index(ring) - ring.next
+    ahead = requests(ring)
     if ahead == 0:
         return Found.NOTHING
     if ahead > ring.size:
@@ -49,12 +49,14 @@ def ring_pop(ring: Ring) -> u64:
 @export
 def ring_pending(ring: Ring) -> u64:
     """1 if there are requests to pop."""
-    return 1 if available_index(ring) != ring.next else 0
+    return 1 if requests(ring) != 0 else 0
 
 
 @export
 def ring_push(ring: Ring, head: u32, written: u32) -> None:
     """Hands a request back with the number of bytes written to it; `ring_publish` makes it visible."""
+    if ring.size == 0:
+        return
     entry = ring.used + ENTRIES + USED_ENTRY * u64(ring.filled & (ring.size - 1))
     poke32(entry, head)
     poke32(entry + 4, written)
@@ -79,14 +81,23 @@ def ring_publish(ring: Ring) -> u64:
 
 @export
 def ring_quiet(ring: Ring) -> None:
-    """Asks the driver not to notify; with an event index it asks for each notification anew."""
-    if ring.event_index == 0:
+    """Asks the driver not to notify. Of no use if there is an event index."""
+    if ring.size != 0:
         poke16(ring.used, NO_NOTIFY)
 
 
 @export
-def ring_listen(ring: Ring) -> u64:
+def ring_settle(ring: Ring) -> u64:
+    """Publishes, then listens: INTERRUPT and MORE."""
+    interrupt = ring_publish(ring)
+    return interrupt * INTERRUPT | listen(ring) * MORE
+
+
+@inline
+def listen(ring: Ring) -> u64:
     """Asks the driver for notifications. 1 if requests came in meanwhile: look once more."""
+    if ring.size == 0:
+        return 0
     if ring.event_index != 0:
         poke16(ring.used + ENTRIES + USED_ENTRY * u64(ring.size), ring.next)
     else:
@@ -96,8 +107,9 @@ def ring_listen(ring: Ring) -> u64:
 
 
 @inline
-def available_index(ring: Ring) -> u16:
-    return peek16(ring.available + INDEX)
+def requests(ring: Ring) -> u16:
+    """How many the driver made available and nobody popped."""
+    return peek16(ring.available + INDEX) - ring.next if ring.size != 0 else 0
 
 
 def walk(ring: Ring) -> u64:

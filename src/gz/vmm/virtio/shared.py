@@ -12,6 +12,10 @@ INDIRECT_MAX = 1024
 """Entries of an indirect table we accept, as QEMU does; also the buffers of one request."""
 
 
+INTERRUPT, MORE = 1, 2
+"""Bits that `ring_settle` gives: the driver wants an interrupt; there are requests to pop."""
+
+
 class Region(Struct):
     """`size` bytes of guest RAM from guest-physical `base` on, which this process has at `memory`."""
 
@@ -68,7 +72,7 @@ class Ring(Struct):
     available: Va
     used: Va
     size: u16
-    """A power of two."""
+    """A power of two, or 0: not in use, nothing is there."""
     indirect: u16
     """Not 0: the driver accepted VIRTIO_F_INDIRECT_DESC."""
     event_index: u16
