@@ -3,7 +3,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from gz.bits import u32
+
+Check = Callable[[], u32]
 
 FAIL = 0
 PASS = 1

@@ -3,7 +3,7 @@
 
 It makes the driver's calls by HVC, maps memory as the guest touches it, prints what the guest sends to its PL011 and
 answers every other access at once: what an exit costs here is the core's part of the price. Calls for the VMM
-have no effect. With a second CPU the guest has one, too. Ends when the guest asks for it.
+have no effect. The guest has as many vCPUs as the host has CPUs, up to four. Ends when the guest asks for it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,7 @@ from payloads.console import put
 from payloads.secondary import is_there, start_cpu
 
 GUEST_SIZE = 32 << 20
-CPUS = 2
-SECOND = 1
+CPUS = 4
 _TREE_ROOM = 2 << 20
 _VIRTIO_MAGIC = 0x7472_6976
 
@@ -183,14 +182,18 @@ def payload(blob: Va) -> None:
     vcpu = VcpuTuple(VMID=u32(guest.vm), VCPU=0)
     call(Call.SET_ONE_REG, vcpu, PC, VIRT.ram, 0, 0)
     call(Call.SET_ONE_REG, vcpu, PSTATE, BOOT_PSTATE, 0, 0)
-    if is_there(SECOND):
-        create_vcpu(SECOND)
-        start_cpu(SECOND)
+    for cpu in range(1, CPUS):
+        if is_there(cpu):
+            create_vcpu(cpu)
+    for cpu in range(1, CPUS):
+        if is_there(cpu):
+            start_cpu(cpu)
     run_vcpu(0)
-    if is_there(SECOND):
-        interrupts.send(SECOND)
-    destroy_vcpu(0)
-    if is_there(SECOND):
-        destroy_vcpu(SECOND)
+    for cpu in range(1, CPUS):
+        if is_there(cpu):
+            interrupts.send(cpu)
+    for cpu in range(CPUS):
+        if is_there(cpu):
+            destroy_vcpu(cpu)
     call(Call.DESTROY_VM, guest.vm, 0, 0, 0, 0)
     log("host: the guest is gone\n")

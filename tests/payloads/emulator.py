@@ -35,9 +35,9 @@ def emulate(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool,
     return [line for line in done.stdout.splitlines() if line]
 
 
-def bare(payload: str, cpu: str = "cortex-a76") -> list[str]:
+def bare(payload: str, cpu: str = "cortex-a76", cpus: int = 1) -> list[str]:
     """Without a hypervisor, at EL1."""
-    return emulate(cpu, 1, ["-kernel", str(image(f"payloads.{payload}"))], virtualization=False)
+    return emulate(cpu, cpus, ["-kernel", str(image(f"payloads.{payload}"))], virtualization=False)
 
 
 def host(
@@ -67,3 +67,10 @@ def guest(payload: str, cpu: str = "cortex-a76", cpus: int = 1) -> list[str]:
 def counts(line: str) -> dict[str, int]:
     """ "3 read, 4 undefined" as a dictionary."""
     return {what: int(number) for number, what in re.findall(r"(\d+) ([a-z][a-z ]*)", line)}
+
+
+def failed(lines: Sequence[str]) -> list[str]:
+    """What a payload of checks did not pass, and what stopped it."""
+    return [line for line in lines if line.startswith(("FAIL", "unexpected exception"))] or (
+        [] if any(line.startswith("PASS") for line in lines) else ["no checks"]
+    )

@@ -48,6 +48,8 @@ _AP1R = (SysRegs.ICH_AP1R0_EL2, SysRegs.ICH_AP1R1_EL2, SysRegs.ICH_AP1R2_EL2, Sy
 _PRIORITIES = tuple(zip(range(4), _AP0R, _AP1R, strict=True))
 
 _VIRTUAL_TIMER = TimerInterrupt.EL1_VIRTUAL
+#: ICC_DIR_EL1 always traps: what it names may lie in no register, or in another CPU's, and EOIcount tells no number.
+_ENABLED = ICH_HCR_EL2(En=1, TDIR=1)
 
 
 def read_register(index: u32) -> u64:
@@ -246,7 +248,7 @@ def fill(vcpu: Vcpu) -> None:
     """Put in what is ready or active and sets ICH_HCR_EL2 to match."""
     gic = vcpu.gic
     waiting = candidates(vcpu, 0) | _active(vcpu, 0)
-    hcr: u64 = ICH_HCR_EL2(En=1)
+    hcr: u64 = _ENABLED
     if vcpu.vm.vgic.busy != 0 or popcount(waiting) > popcount(gic.registers & ~gic.used):
         hcr = _choose(vcpu)
     else:
@@ -309,11 +311,11 @@ def _choose(vcpu: Vcpu) -> u64:
         intid = gic.best[i] & 0xFFFF
         _list(vcpu, bank_of(vcpu, intid), intid)
     if total == gic.best_count:
-        return ICH_HCR_EL2(En=1)
+        return _ENABLED
     gic.stale = 1  # EOIcount is looked at by fold
     for number in range(32):
         pending_left |= candidates(vcpu, u32(number))
-    return ICH_HCR_EL2(En=1, NPIE=1 if pending_left != 0 else 0, LRENPIE=1)
+    return _ENABLED.replace(NPIE=1 if pending_left != 0 else 0, LRENPIE=1)
 
 
 def _gather(vcpu: Vcpu, capacity: u32) -> u32:

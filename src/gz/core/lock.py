@@ -7,6 +7,7 @@ ones, did not get past the first lines of Linux in a minute: the lock waited for
 
 from __future__ import annotations
 
+from gz.arm64.insn import yield_
 from gz.bits import Struct, u32
 from gz.metal import exchange, inline, read_once, store_release
 
@@ -24,7 +25,7 @@ def attempt(lock: Lock) -> bool:
 @inline
 def acquire(lock: Lock) -> None:
     while not attempt(lock):
-        pass
+        yield_()
 
 
 @inline

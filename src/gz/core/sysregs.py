@@ -15,6 +15,7 @@ import gz.core.debug as debug
 import gz.core.identification as identification
 import gz.core.timer as timer
 import gz.core.vgic as vgic
+import gz.core.vgic_mmio as vgic_mmio
 from gz.arm64.insn import dc
 from gz.arm64.operations import DC
 from gz.arm64.performance_registers import PerformanceRegisters
@@ -98,6 +99,11 @@ def sgi0(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     return 0
 
 
+def deactivate(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
+    vgic_mmio.deactivate(vcpu, value)
+    return 0
+
+
 def timer_control(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     if trap.Read == 0:
         timer.set_physical(vcpu, value, vcpu.timer.physical.deadline)
@@ -160,6 +166,7 @@ POLICY: tuple[Policy, ...] = (
     Policy(SysRegs.ICC_SGI1R_EL1, _WRITE, sgi1, "interrupts between vCPUs"),
     Policy(SysRegs.ICC_SGI0R_EL1, _WRITE, sgi0, "the same, group 0"),
     Policy(SysRegs.ICC_ASGI1R_EL1, _WRITE, sgi0, "the other security state's group: there is one state only"),
+    Policy(SysRegs.ICC_DIR_EL1, _WRITE, deactivate, "the interrupt may lie in no list register, or in another CPU's"),
     Policy(SysRegs.CNTP_CTL_EL0, _BOTH, timer_control, "the physical timer is emulated on CNTHP"),
     Policy(SysRegs.CNTP_CVAL_EL0, _BOTH, timer_deadline, "the physical timer is emulated on CNTHP"),
     Policy(SysRegs.CNTP_TVAL_EL0, _BOTH, timer_value, "the physical timer is emulated on CNTHP"),

@@ -26,7 +26,7 @@ from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
 from gz.arm64.gic import DISTRIBUTOR_SIZE, INTERRUPTS_MAX, PRIVATE_INTERRUPTS, REDISTRIBUTOR_SIZE, SGIS
 from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICH_VMCR_EL2
-from gz.arm64.insn import wfi
+from gz.arm64.insn import wfi, yield_
 from gz.arm64.sysreg import sysreg
 from gz.bits import Held, Ipa, i64, u32, u64
 from gz.core.interrupts import BANK, SPI_BANKS, Bank, Spis, VcpuGic, Vgic
@@ -74,6 +74,7 @@ def acquire(vcpu: Vcpu) -> Held[Vgic]:
     while not lock.attempt(vcpu.vm.vgic.lock):
         if read_once(vcpu.gic.recall) != 0:
             list_registers.surrender(vcpu)
+        yield_()
     return held(vcpu.vm.vgic)
 
 
@@ -95,7 +96,7 @@ def recall(vm: Vm, own: Vcpu | None) -> None:
                 store_release(target.gic.recall, 1)
                 kick.vcpu(target)
                 while load_acquire(target.gic.recall) != 0:
-                    pass
+                    yield_()
 
 
 # Creation and reset.

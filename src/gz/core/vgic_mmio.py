@@ -28,6 +28,8 @@ from gz.arm64.gic import (
     Gicd,
     Gicr,
 )
+from gz.arm64.gic_interface import ICH_VMCR_EL2
+from gz.arm64.sysreg import sysreg
 from gz.bits import function_table, table, u8, u16, u32, u64
 from gz.core.interrupts import BANK, BANKS, Bank
 from gz.metal import cold, inline, noinline
@@ -36,6 +38,7 @@ if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
 
 _WORD = 4  # bytes
+_INTID_MASK = 0xFF_FFFF  # of the registers that take an INTID
 _DOUBLEWORD = 8
 
 #: One security state, affinity routing always on.
@@ -271,6 +274,20 @@ def _adopt(vcpu: Vcpu, bank: Bank, intid: u32, fresh: u32) -> None:
                     owner = other
             bank.owner[n] = u8(owner.index)
             vgic.poke(owner, vcpu)
+
+
+@cold
+def deactivate(vcpu: Vcpu, value: u64) -> None:
+    """ICC_DIR_EL1, which has a meaning with EOImode = 1 only: as a store to ICACTIVER, of an SPI from any CPU."""
+    intid = u32(value & _INTID_MASK)
+    if ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2).VEOIM == 0 or intid >= INTERRUPTS_MAX:
+        return
+    bit = u32(1) << (intid % BANK)
+    spis = vcpu.vm.vgic.spis
+    if intid < PRIVATE_INTERRUPTS:
+        _in_bank(vcpu, vcpu, vcpu.gic.private, _ICACTIVER_ROW, 0, _WORD, True, bit)
+    elif spis is not None:
+        _in_bank(vcpu, None, vgic.spi_bank(spis, intid), _ICACTIVER_ROW, intid & ~u32(BANK - 1), _WORD, True, bit)
 
 
 # The distributor.

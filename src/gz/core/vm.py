@@ -13,6 +13,7 @@ import gz.core.vgic as vgic
 from gz.abi.calls import VCPUS_MAX
 from gz.abi.errors import Error
 from gz.abi.memory import SLOTS_MAX
+from gz.arm64.insn import yield_
 from gz.bits import Array, Ipa, Pa, Ptr, Struct, array, i64, storage, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX
 from gz.core.lock import Lock
@@ -110,7 +111,7 @@ def _wait(vm: Vm) -> None:
     while True:
         drop(vm)
         while load_acquire(vm.users) >= _CLOSED:
-            pass
+            yield_()
         if fetch_add(vm.users, 1) < _CLOSED:
             return
 
@@ -122,7 +123,7 @@ def close(vm: Vm) -> bool:
     """
     fetch_or(vm.users, _CLOSED)
     while load_acquire(vm.users) != _CLOSED:
-        pass
+        yield_()
     for i in range(VCPU_COUNT_MAX):
         vcpu = vm.vcpus[i]
         if vcpu is not None and load_acquire(vcpu.running) != 0:
