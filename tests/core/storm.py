@@ -10,13 +10,17 @@ from el2 import BLOCK, LOW, PAGE
 
 import gz.core.calls as calls
 import gz.core.enter as enter
+import gz.core.guard as guard
 import gz.core.memory as memory
+import gz.core.sharing as sharing
 import gz.core.slots as slots
 from gz.abi.calls import SMC64_BASE, Call
+from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
 from gz.bits import Ipa, Pa, i64, u64
 from gz.core.context import Context
+from gz.core.vcpu import Vcpu
 from gz.metal import poke32, poke64
 
 GUEST_RAM = LOW + 16 * BLOCK
@@ -39,11 +43,27 @@ def call(context: Context, index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -
     resumed = calls.hypercall(context, False)
     vcpu = resumed.vcpu
     if vcpu is not None:
-        if b & 1 != 0:
-            slots.relinquish(vcpu, Ipa((c % 16) * PAGE))
+        live(vcpu, b, Ipa((c % 16) * PAGE))
         assert enter.lower_irq(resumed).vcpu is None, "the host does not come back"
         assert context.x[1] == ExitReason.IRQ, "not the exit of an interrupt"
     return i64(context.x[0])
+
+
+def live(vcpu: Vcpu, choice: u64, ipa: Ipa) -> None:
+    """What the guest does before an interrupt takes its CPU."""
+    match choice % 8:
+        case 0 | 1:
+            slots.relinquish(vcpu, ipa)
+        case 2 | 3:
+            sharing.show(vcpu, ipa, choice // 8 % 4)
+        case 4:
+            sharing.hide(vcpu, ipa, choice // 8 % 4)
+        case 5 if vcpu.vm.protected != 0:
+            guard.permit(vcpu.vm, ipa)
+        case 6 if vcpu.vm.protected != 0:
+            guard.refuse(vcpu.vm, ipa)
+        case _:
+            pass
 
 
 def declare(context: Context, vmid: u64, buffer: u64) -> None:
@@ -73,6 +93,8 @@ def storm(context: Context, seed: u64, count: u64, own: u64) -> u64:
         status: i64 = Error.INVALID_ARGS
         if choice == 0:
             status = call(context, Call.CREATE_VM, 0, 0, 0, 0, 0)
+            if pick % 2 != 0:
+                call(context, Call.ENABLE_CAP, context.x[1], Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
         elif choice == 1:
             status = call(context, Call.DESTROY_VM, vmid, pick % 3, 0, 0, 0)
         elif choice < 6:
@@ -94,6 +116,10 @@ def storm(context: Context, seed: u64, count: u64, own: u64) -> u64:
             status = call(context, Call.IRQ_LINE, vcpu, pick % 32, pick // 32 % 2, 0, 0)
         elif choice == 19:
             status = call(context, Call.SET_ONE_REG, vcpu, 0x6030_0000_0010_0000, pick, 0, 0)
+        elif choice == 22:
+            status = call(context, Call.ENABLE_CAP, vmid, Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
+        elif choice == 23:
+            status = call(context, Call.MAP_GUEST, vmid, 0, (GUEST_RAM + BLOCK) // PAGE, 512, 512)
         elif choice == 20:
             status = call(context, Call.INFORM_EXIT, vmid, 0, 0, 0, 0)
         elif choice == 21:

@@ -12,6 +12,7 @@ from el2 import BLOCK, CORE, HIGH, HIGH_SIZE, LOW, PAGE
 
 import gz.core.faults as faults
 import gz.core.guest_calls as guest_calls
+import gz.core.host_memory as host_memory
 import gz.core.traps as traps
 from gz.abi.calls import Call, smc64
 from gz.abi.errors import Error
@@ -34,7 +35,8 @@ X0, PC, PSTATE, SP_EL1 = (0x6030_0000_0010_0000 + index for index in (0, 64, 66,
 
 @pytest.fixture(scope="module")
 def compiled() -> Host:
-    return Host(guest_calls.call, faults.data, traps.hypercall)
+    changes = (host_memory.prepare, host_memory.withdraw, host_memory.give, host_memory.merge)
+    return Host(guest_calls.call, faults.data, traps.hypercall, *changes)
 
 
 @pytest.fixture
@@ -440,4 +442,23 @@ def test_random_lives_of_pages(host: Host, seed: int) -> None:
         if step % 10 == 0:
             assert host.seen() == ALL - hidden
             assert host.mapped(vmid) == own
+    finish(host)
+
+
+def test_tables_that_were_prepared_stay(host: Host) -> None:
+    """Between the preparation and the change another CPU's pages of the same block come back."""
+    prepare, withdraw, give, merge = map(
+        host.machine.fn, (host_memory.prepare, host_memory.withdraw, host_memory.give, host_memory.merge)
+    )
+    for other in (GUEST_RAM, GUEST_RAM + 5 * PAGE, GUEST_RAM + 511 * PAGE):
+        mine = GUEST_RAM + 7 * PAGE
+        assert prepare(other, PAGE) and prepare(mine, PAGE)
+        withdraw(other, PAGE)
+        give(other, PAGE)
+        withdraw(mine, PAGE)
+        assert host.seen() == ALL - {mine // PAGE}
+        give(mine, PAGE)
+        assert prepare(mine, PAGE)
+        merge(mine)
+        assert host.seen() == ALL
     finish(host)

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The host's stage 2: the identity, out of which RAM goes to protected VMs and comes back.
 
-`prepare` makes the tables that a stretch needs, which may fail; `withdraw` and `give` then cannot. A stretch is a
-page or lies in one block of 2 MiB that it fills. An entry becomes 0 on the level of blocks only when a whole block
+`prepare` makes the tables that a stretch needs, which may fail; `withdraw` and `give` then cannot: a mark on the
+stretch's first entry keeps other CPUs from merging the tables meanwhile. A stretch is a page or lies in one block of
+2 MiB that it fills. An entry becomes 0 on the level of blocks only when a whole block
 goes, and its tables stay otherwise, so what comes back as it went needs no new table.
 """
 
@@ -28,6 +29,11 @@ def prepare(base: Pa, size: u64) -> bool:
         return False
     lock.acquire(changing)
     done = stage2.refine(HOST, Ipa(u64(base)), BLOCK_SHIFT if size >> BLOCK_SHIFT != 0 else PAGE_SHIFT)
+    if done:
+        entry, _ = stage2.find(HOST, Ipa(u64(base)))
+        descriptor = peek64(entry)
+        if descriptor & VALID != 0:
+            poke64(entry, descriptor | stage2.PREPARED)
     lock.release(changing)
     return done
 
@@ -57,6 +63,8 @@ def give(base: Pa, size: u64) -> None:
 def merge(base: Pa) -> None:
     """Undo `prepare`."""
     lock.acquire(changing)
+    entry, _ = stage2.find(HOST, Ipa(u64(base)))
+    poke64(entry, peek64(entry) & ~u64(stage2.PREPARED))
     stage2.merge(HOST, Ipa(u64(base)))
     lock.release(changing)
 

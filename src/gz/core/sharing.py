@@ -76,6 +76,7 @@ def _hide(vm: Vm, ipa: Ipa) -> i64:
     if not host_memory.prepare(page, PAGE_SIZE):
         return Error.NO_MEMORY
     if not pages.hide(page, 1, vm.vmid):
+        host_memory.merge(page)
         return Error.INVALID_ARGS
     host_memory.withdraw(page, PAGE_SIZE)
     vm.private_count += 1

@@ -56,6 +56,9 @@ NORMAL = int(Leaf(AF=1, SH=Shareability.INNER, S2AP=S2AP.READ_WRITE, MemAttr=Mem
 FORCED_NORMAL = int(Leaf(AF=1, SH=Shareability.INNER, S2AP=S2AP.READ_WRITE, MemAttr=MemAttrFwb.NORMAL_WRITE_BACK))
 DEVICE = int(Leaf(AF=1, XN=2, S2AP=S2AP.READ_WRITE, MemAttr=MemAttr.DEVICE_nGnRE))
 
+#: In a valid leaf of the host's, which the CPU ignores: it is about to go, so its table stays.
+PREPARED = int(Leaf(SOFTWARE=1))
+
 HOST_VMID = 0
 
 _IPA_BITS_MAX = 40  # the public clients' maps end there; level 1 resolves it with two frames
@@ -428,7 +431,8 @@ def _fold(s: Stage2, entry: Va, at: Ipa, shift: u64) -> bool:
     leaves = output(peek64(entry))
     first = peek64(va(leaves))
     last = peek64(va(leaves) + 8 * _INDEX)
-    if last != first + (u64(_INDEX) << shift) or first & TYPE_MASK != (PAGE if shift == PAGE_SHIFT else BLOCK):
+    kind: u64 = PAGE if shift == PAGE_SHIFT else BLOCK
+    if last != first + (u64(_INDEX) << shift) or first & (TYPE_MASK | PREPARED) != kind:
         return False
     if u64(output(first)) & ((u64(1) << (shift + TABLE_BITS)) - 1) != 0:
         return False
