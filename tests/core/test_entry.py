@@ -96,7 +96,7 @@ DAMAGE = """
 from __future__ import annotations
 import sys
 from pathlib import Path
-import gz.core.boot, gz.core.hole as hole, gz.core.image as image, gz.metal.build as build
+import gz.core.boot, gz.core.hole as hole, gz.core.image as image, gz.metal.compiler as compiler
 from gz.bits import Pa, Va, u64
 from gz.core.platform import machine
 from gz.core.tree import Tree
@@ -111,7 +111,7 @@ def find(t: Tree, limit: u64) -> Pa:
     return Pa(limit)
 
 hole.find = find
-build.compile_program("gz.core", Path(sys.argv[1]))
+compiler.compile_program("gz.core", Path(sys.argv[1]))
 """
 
 WRITE, READ = 1 << 6, 0

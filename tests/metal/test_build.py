@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import resource
+import shutil
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from gz.metal import build
-from gz.metal.image import Image
 
 EMPTY = """# SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
@@ -96,12 +100,49 @@ def test_changes_during_the_build_are_noticed(tree: Path, monkeypatch: pytest.Mo
         build.build("payloads.empty")
 
 
-def test_the_core_is_the_same_wherever_it_is_built(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    images: list[Image] = []
-    for place in ("a", "somewhere/else"):
-        monkeypatch.setenv("GZ_STATE", str(tmp_path / place))
-        images.append(build.build("gz.core").image)
-    first, second = images
-    assert first.flat.read_bytes() == second.flat.read_bytes()
-    assert first.elf.read_bytes() == second.elf.read_bytes()
-    assert str(tmp_path).encode() not in first.elf.read_bytes()
+def test_the_core_is_the_same_wherever_and_after_whatever_it_is_built(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its own tree from cold; and in a copy, with the objects that a change of one file left."""
+    monkeypatch.setenv("GZ_STATE", str(tmp_path / "a"))
+    began = time.process_time(), children_seconds()
+    first = build.build("gz.core").image
+    cold = time.process_time() - began[0] + children_seconds() - began[1]
+    began = time.process_time(), children_seconds()
+    assert not build.build("gz.core").fresh
+    unchanged = time.process_time() - began[0] + children_seconds() - began[1]
+    assert unchanged < cold / 20
+
+    root = tmp_path / "somewhere" / "else"
+    for name in ("src", "payloads"):
+        shutil.copytree(build.ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setenv("GZ_STATE", str(tmp_path / "b"))
+    monkeypatch.setattr(build, "ROOT", root)
+    monkeypatch.setattr(build, "SOURCES", root / "src" / "gz")
+    slots = root / "src" / "gz" / "core" / "slots.py"
+    contents = slots.read_text()
+    slots.write_text("\n\n" + contents)
+    moved = build.build("gz.core").image
+    slots.write_text(contents)
+    second = build.build("gz.core").image
+    assert moved.elf.read_bytes() != first.elf.read_bytes()
+    assert second.flat.read_bytes() == first.flat.read_bytes()
+    assert second.elf.read_bytes() == first.elf.read_bytes()
+    assert str(tmp_path).encode() not in second.elf.read_bytes()
+
+
+def children_seconds() -> float:
+    usage = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return usage.ru_utime + usage.ru_stime
+
+
+def test_an_unchanged_program_needs_no_compiler(tree: Path) -> None:
+    build.build("payloads.empty")
+    code = (
+        "import sys; from pathlib import Path; import gz.metal.build as build\n"
+        f"build.ROOT = Path({str(tree)!r}); build.sources = lambda: sorted((build.ROOT / 'payloads').rglob('*.py'))\n"
+        "assert not build.build('payloads.empty').fresh\n"
+        "print([name for name in ('gz.metal.program', 'gz.metal.elf', 'elftools', 'llvmlite') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "[]\n"

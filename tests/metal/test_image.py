@@ -17,6 +17,7 @@ from elftools.elf.sections import SymbolTableSection
 from gz.metal import elf, image, zig
 from gz.metal.assembly import Assembly, assembly, pieces
 from gz.metal.layout import LINK_ADDRESS, PAGE, STACK_COUNT, STACK_STRIDE
+from gz.metal.report import Image
 from gz.metal.target import CORE
 
 PRELUDE = f"""
@@ -91,12 +92,12 @@ enter:
 )
 
 
-def build(directory: Path, body: str, **options: Any) -> image.Image:
+def build(directory: Path, body: str, **options: Any) -> Image:
     return image.build(PRELUDE + body + ATTRIBUTES, [HEADER], directory, **options)
 
 
 @pytest.fixture(scope="module")
-def hello(tmp_path_factory: pytest.TempPathFactory) -> image.Image:
+def hello(tmp_path_factory: pytest.TempPathFactory) -> Image:
     return build(tmp_path_factory.mktemp("hello"), HELLO)
 
 
@@ -107,7 +108,7 @@ def symbols(path: Path) -> dict[str, int]:
         return {symbol.name: symbol["st_value"] for symbol in table.iter_symbols()}
 
 
-def test_header_and_layout(hello: image.Image) -> None:
+def test_header_and_layout(hello: Image) -> None:
     flat = hello.flat.read_bytes()
     found = symbols(hello.elf)
     _, _, offset, size, flags, *_ = image.HEADER.unpack_from(flat)
@@ -123,7 +124,7 @@ def test_header_and_layout(hello: image.Image) -> None:
     assert 0 <= found["__bss_start"] - LINK_ADDRESS - len(flat) < 16
 
 
-def test_report(hello: image.Image) -> None:
+def test_report(hello: Image) -> None:
     report = hello.report
     assert report.image_bytes == hello.flat.stat().st_size
     assert 64 <= report.text_bytes < PAGE
@@ -131,7 +132,7 @@ def test_report(hello: image.Image) -> None:
     assert sum(frame for _, frame in report.worst_stack) == report.worst_stack_bytes
 
 
-def test_two_directories_give_the_same_bytes(hello: image.Image, tmp_path: Path) -> None:
+def test_two_directories_give_the_same_bytes(hello: Image, tmp_path: Path) -> None:
     again = build(tmp_path / "a longer name" / "below", HELLO)
     assert again.flat.read_bytes() == hello.flat.read_bytes()
     assert again.elf.read_bytes() == hello.elf.read_bytes()
@@ -143,7 +144,7 @@ def test_link_address(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("qemu-system-aarch64") is None, reason="needs qemu-system-aarch64")
-def test_a_boot_loader_enters_it_at_el2(hello: image.Image) -> None:
+def test_a_boot_loader_enters_it_at_el2(hello: Image) -> None:
     machine = "-M virt,virtualization=on,gic-version=3 -cpu cortex-a76 -m 128 -nic none -display none -serial stdio"
     command = ["qemu-system-aarch64", *machine.split(), "-kernel", hello.flat]
     done = subprocess.run(command, check=False, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=60)

@@ -22,7 +22,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 from typing import NoReturn
-import gz.core.boot, gz.core.power as power, gz.metal.build as build
+import gz.core.boot, gz.core.power as power, gz.metal.compiler as compiler
 from gz.arm64.insn import wfi
 from gz.bits import u64
 from gz.metal import panic
@@ -36,7 +36,7 @@ def off() -> NoReturn:
 
 power._affinity_info = affinity_info
 power.off = off
-build.compile_program("gz.core", Path(sys.argv[1]))
+compiler.compile_program("gz.core", Path(sys.argv[1]))
 """
 
 

@@ -14,7 +14,7 @@ from typing import Any
 from gz.board import images
 from gz.cli.report import UserError
 from gz.metal.build import ROOT, BuildError, Built, build, fingerprint
-from gz.metal.image import Image
+from gz.metal.report import Image
 from gz.metal.target import LINUX_ARM64, Target
 
 DRIVER = "gz/driver/_driver.so"

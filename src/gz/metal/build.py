@@ -5,22 +5,17 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
-import importlib
 import json
 import os
-import pkgutil
 import shutil
 import subprocess
 import sys
-import time
-import types
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gz.metal import Program, image, zig
-from gz.metal.elf import CheckError
-from gz.metal.errors import CompileError
+from gz.metal import zig
+from gz.metal.report import Image, Report
 from gz.state import state_directory
 
 SOURCES = Path(__file__).parents[1]
@@ -42,7 +37,7 @@ class BuildError(Exception):
 class Built:
     """An image and what is known about it; `fresh` tells whether it was made just now."""
 
-    image: image.Image
+    image: Image
     fresh: bool
 
     def as_json(self) -> dict[str, Any]:
@@ -103,7 +98,7 @@ def _compile_apart(program: str, directory: Path, objects: Path) -> None:
     directory.mkdir()
     path = os.pathsep.join([str(SOURCES.parent), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "gz.metal.build", program, str(directory), str(objects)],
+        [sys.executable, "-P", "-m", "gz.metal.compiler", program, str(directory), str(objects)],
         check=False,
         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
         stdin=subprocess.DEVNULL,
@@ -115,13 +110,13 @@ def _compile_apart(program: str, directory: Path, objects: Path) -> None:
         raise BuildError(done.stdout.strip() or f"the compiler ended with status {done.returncode}")
 
 
-def _load(directory: Path) -> image.Image | None:
+def _load(directory: Path) -> Image | None:
     try:
         report = json.loads((directory / "report.json").read_text())
     except (OSError, ValueError):
         return None
     report["worst_stack"] = tuple((name, frame) for name, frame in report["worst_stack"])
-    return image.Image(directory / "core.elf", directory / "core.img", image.Report(**report))
+    return Image(directory / "core.elf", directory / "core.img", Report(**report))
 
 
 def _forget(builds: Path) -> None:
@@ -129,35 +124,3 @@ def _forget(builds: Path) -> None:
     finished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in finished[KEPT:]:
         shutil.rmtree(path, ignore_errors=True)
-
-
-def load_program(program: str) -> list[types.ModuleType]:
-    """Import a program: a package's modules or a single one, with what they import beside it."""
-    module = importlib.import_module(program)
-    family = program + "."
-    if hasattr(module, "__path__"):
-        for found in pkgutil.iter_modules(module.__path__, family):
-            importlib.import_module(found.name)
-    else:
-        family = program.rpartition(".")[0] + "."
-    return [module for name, module in sorted(sys.modules.items()) if name.startswith(family)]
-
-
-def compile_program(program: str, directory: Path, objects: Path | None = None) -> None:
-    """Compile and link in this interpreter: core.elf, core.img and report.json in the directory; `objects` keeps
-    what need not be compiled again."""
-    began = time.perf_counter()
-    modules = load_program(program)
-    own_stacks: dict[str, int] = {}
-    for module in modules:
-        own_stacks.update(getattr(module, "OWN_STACKS", {}))
-    made = Program([], modules).image(directory, own_stacks=own_stacks, kept=objects or directory / "objects")
-    report = asdict(made.report) | {"seconds": round(time.perf_counter() - began, 3)}
-    (directory / "report.json").write_text(json.dumps(report))
-
-
-if __name__ == "__main__":
-    try:
-        compile_program(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
-    except (CompileError, CheckError, zig.ToolError, OSError) as error:
-        sys.exit(str(error))

@@ -5,31 +5,31 @@ from __future__ import annotations
 
 import bisect
 import itertools
-import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-import capstone
-from elftools.elf.elffile import ELFFile
-from elftools.elf.relocation import RelocationSection
-from elftools.elf.sections import Section, SymbolTableSection
-
-SHF_ALLOC, SHF_EXECINSTR = 2, 4
-
-FP_REGISTER = re.compile(r"\b(?:[qv]\d+|[dshb](?:3[01]|[12]?\d))\b")
-
-#: How assembly moves its stack pointer: `sub sp, sp, #n`, `add sp, sp, #n`, `[sp, #-n]!`, `[sp], #n`.
-STACK_MOVES = re.compile(r"^sp, sp, #(?P<by>\w+)|\[sp, #-(?P<push>\w+)\]!|\[sp\], #(?P<pop>\w+)")
+from gz.metal import opcodes
+from gz.metal.object_file import (
+    SHF_ALLOC,
+    SHN_UNDEF,
+    SHT_RELA,
+    STT_FILE,
+    STT_FUNC,
+    STT_SECTION,
+    ObjectFile,
+    Relocation,
+    Section,
+    Symbol,
+)
+from gz.metal.opcodes import Jump
+from gz.metal.report import Chain
 
 #: AAELF64: the branches; whatever else refers to code takes its address.
 R_AARCH64_JUMP26, R_AARCH64_CALL26 = 282, 283
-RETURNS = frozenset({"ret", "eret", "br", "b", "brk", "udf"})
 
-
-#: Functions with their frames, from the outermost to the innermost.
-Chain = tuple[tuple[str, int], ...]
+#: Behind these no instruction is reached that is not jumped to.
+_LAST = frozenset({Jump.BRANCH, Jump.INDIRECT, Jump.END})
 
 
 class RecursionFound(Exception):
@@ -64,112 +64,98 @@ def _uleb128(data: bytes, offset: int) -> tuple[int, int]:
         shift += 7
 
 
-def _stack_sizes(elf: ELFFile) -> dict[int, int]:
+def _stack_sizes(elf: ObjectFile) -> dict[int, int]:
     """Frames by function address, from -fstack-size-section."""
-    sizes = {}
-    for section in elf.iter_sections():
+    sizes: dict[int, int] = {}
+    for section in elf.sections:
         if section.name != ".stack_sizes":
             continue
-        data, offset = section.data(), 0
+        data, offset = elf.contents(section), 0
         while offset < len(data):
             address = int.from_bytes(data[offset : offset + 8], "little")
             sizes[address], offset = _uleb128(data, offset + 8)
     return sizes
 
 
-def _symbols(elf: ELFFile) -> Iterator[tuple[int, int, str, str]]:
-    """(address, section index, type, name) of all defined symbols."""
-    for table in elf.iter_sections():
-        if isinstance(table, SymbolTableSection):
-            for symbol in table.iter_symbols():
-                if isinstance(symbol["st_shndx"], int):
-                    yield symbol["st_value"], symbol["st_shndx"], symbol["st_info"]["type"], symbol.name
-
-
-def executable(elf: ELFFile) -> dict[int, Section]:
-    """The sections with code, by index."""
-    return {
-        index: section
-        for index, section in enumerate(elf.iter_sections())
-        if section["sh_flags"] & SHF_EXECINSTR and section["sh_size"]
-    }
-
-
-def functions(elf: ELFFile) -> dict[str, Function]:
-    """All code, disassembled: frames, calls and FP registers per function."""
-    sections = executable(elf)
+def functions(elf: ObjectFile) -> dict[str, Function]:
+    """All code, decoded: frames, calls and FP registers per function."""
+    sections = elf.executable()
     frames = _stack_sizes(elf)
     names: dict[int, str] = {}
     data: dict[int, bool] = {}  # mapping symbols (AAELF64 5.7): $x code, $d data, from here on
-    for address, index, kind, name in sorted(_symbols(elf)):
-        if index not in sections or kind in ("STT_SECTION", "STT_FILE"):
+    for symbol in sorted(elf.symbols, key=lambda one: (one.value, one.section, one.type, one.name)):
+        if symbol.section not in sections or symbol.type in (STT_SECTION, STT_FILE):
             continue
-        if name.startswith("$"):
-            data[address] = name.startswith("$d")
-        elif not name.startswith("__") and (kind == "STT_FUNC" or address not in names):
-            names[address] = name
+        if symbol.name.startswith("$"):
+            data[symbol.value] = symbol.name.startswith("$d")
+        elif not symbol.name.startswith("__") and (symbol.type == STT_FUNC or symbol.value not in names):
+            names[symbol.value] = symbol.name
 
     found: dict[str, Function] = {}
     for section in sections.values():
-        start, end = section["sh_addr"], section["sh_addr"] + section["sh_size"]
+        start, end = section.address, section.address + section.size
         starts = sorted({start, *(address for address in names if start <= address < end)})
-        for low, high in zip(starts, [*starts[1:], end], strict=True):
-            name = names.get(low, str(section.name))
-            function = Function(name, low, high, compiled=low in frames, frame=frames.get(low, 0))
-            found[function.name] = function
-        _disassemble(section, starts, [names.get(low, str(section.name)) for low in starts], data, found)
+        here = [names.get(low, section.name) for low in starts]
+        for name, low, high in zip(here, starts, [*starts[1:], end], strict=True):
+            found[name] = Function(name, low, high, compiled=low in frames, frame=frames.get(low, 0))
+        _Code(elf.contents(section), starts, here, data).read(found)
     return found
 
 
-def _disassemble(
-    section: Section,
-    starts: list[int],
-    names: list[str],
-    data: Mapping[int, bool],
-    found: dict[str, Function],
-) -> None:
-    decoder = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN)
-    base, code = section["sh_addr"], section.data()
-    marks = sorted(address for address in data if base <= address < base + len(code))
-    edges = [base, *(mark for mark in marks if mark > base), base + len(code)]
-    position = -1
-    falls_from: str | None = None
-    for low, high in itertools.pairwise(edges):
-        if data.get(low, False):
-            falls_from = None
-            continue
-        offset = low
-        while offset < high:
-            for address, _, mnemonic, operands in decoder.disasm_lite(code[offset - base : high - base], offset):
-                offset = address + 4
-                if (index := bisect.bisect_right(starts, address) - 1) != position:
-                    position = index
-                    if falls_from is not None:  # assembly running on into the next label
-                        found[falls_from].callees.add(names[index])
-                name = names[position]
-                _note(found[name], address, mnemonic, operands, starts, names)
-                falls_from = None if mnemonic in RETURNS else name
-            if offset < high:  # not an instruction capstone knows: a newer system instruction
-                offset += 4
+class _Code:
+    """A section of code, and what is where in it."""
 
+    def __init__(self, content: bytes, starts: list[int], names: list[str], data: Mapping[int, bool]) -> None:
+        self.starts, self.names = starts, names
+        self.words = memoryview(content[: len(content) & ~3]).cast("I")
+        base, end = starts[0], starts[0] + len(content)
+        edges = [base, *sorted(mark for mark in data if base < mark < end), end]
+        self.data = [(low, high) for low, high in itertools.pairwise(edges) if data.get(low, False)]
 
-def _note(function: Function, address: int, mnemonic: str, operands: str, starts: list[int], names: list[str]) -> None:
-    """What one instruction tells about its function."""
-    if function.fp_at is None and FP_REGISTER.search(operands):
-        function.fp_at = address
-    if mnemonic in ("blr", "br"):
-        function.indirect = True
-        function.surely_calls |= mnemonic == "blr"  # br may also be a jump table's
-    elif mnemonic.startswith(("b", "cb", "tb")) and "#" in operands:
-        target = int(operands.rsplit("#", 1)[1], 0)
-        inside = function.start <= target < function.end
-        if (mnemonic == "bl" or not inside) and starts[0] <= target:
-            function.callees.add(names[bisect.bisect_right(starts, target) - 1])
-    if not function.compiled and (move := STACK_MOVES.search(operands)):
-        amount = int(move["by"] or move["push"] or move["pop"], 0)
-        down = move["push"] is not None or (move["by"] is not None and mnemonic == "sub")
-        function.in_use = max(function.in_use + (amount if down else -amount), 0)
-        function.frame = max(function.frame, function.in_use)
+    def read(self, found: Mapping[str, Function]) -> None:
+        """Note in the functions what their instructions tell."""
+        runs_on: Function | None = None
+        for name in self.names:
+            function = found[name]
+            if runs_on is not None:  # assembly running on into the next label
+                runs_on.callees.add(name)
+            runs_on = function if self._function(function) else None
+
+    def _function(self, function: Function) -> bool:
+        """True if it may run on behind its end."""
+        first = (function.start - self.starts[0]) // 4
+        last: int | None = None
+        for index, word in enumerate(self.words[first : (function.end - self.starts[0]) // 4], first):
+            address = self.starts[0] + index * 4
+            if self.data and any(low <= address < high for low, high in self.data):
+                last = None
+                continue
+            last = word
+            if function.fp_at is None and opcodes.uses_vectors(word):
+                function.fp_at = address
+            if opcodes.may_jump(word):
+                self._jump(function, address, word)
+            if not function.compiled:
+                function.in_use = max(function.in_use + opcodes.stack_growth(word), 0)
+                function.frame = max(function.frame, function.in_use)
+        if last is None:
+            return False
+        jump = opcodes.jump(last)
+        return jump is None or jump[0] not in _LAST
+
+    def _jump(self, function: Function, address: int, word: int) -> None:
+        jump = opcodes.jump(word)
+        if jump is None:
+            return
+        kind, distance = jump
+        if kind in (Jump.INDIRECT, Jump.INDIRECT_CALL):
+            function.indirect = True
+            function.surely_calls |= kind is Jump.INDIRECT_CALL  # br may also be a jump table's
+        elif kind is not Jump.END:
+            target = address + distance
+            inside = function.start <= target < function.end
+            if (kind is Jump.CALL or not inside) and self.starts[0] <= target:
+                function.callees.add(self.names[bisect.bisect_right(self.starts, target) - 1])
 
 
 def indirect_targets(objects: Collection[Path]) -> dict[str, frozenset[str]]:
@@ -178,59 +164,58 @@ def indirect_targets(objects: Collection[Path]) -> dict[str, frozenset[str]]:
     reached: dict[str, frozenset[str]] = {}
     everything: set[str] = set()
     for path in objects:
-        with path.open("rb") as stream:
-            elf = ELFFile(stream)
-            pointers = _pointers(elf)
-            everything.update(*pointers.values())
-            for name, sections in _references(elf).items():
-                reached[name] = frozenset().union(*(pointers.get(section, ()) for section in sections))
+        elf = ObjectFile(path)
+        addresses = list(_addresses(elf))
+        pointers = _pointers(elf, addresses)
+        everything.update(*pointers.values())
+        for name, sections in _references(elf, addresses).items():
+            reached[name] = frozenset().union(*(pointers.get(section, ()) for section in sections))
     reached[""] = frozenset(everything)
     return reached
 
 
-def _relocations(elf: ELFFile) -> Iterator[tuple[int, int, Any, int]]:
-    """(section and offset they stand at, symbol, addend) of the relocations that are not branches."""
-    symtab = elf.get_section_by_name(".symtab")
-    assert isinstance(symtab, SymbolTableSection)
-    for table in elf.iter_sections():
-        if not isinstance(table, RelocationSection) or ".eh_frame" in table.name:
+def _addresses(elf: ObjectFile) -> Iterator[tuple[int, Relocation]]:
+    """The relocations of memory's contents that are not branches, each with the section it stands in."""
+    for table in elf.sections:
+        if table.type != SHT_RELA or ".eh_frame" in table.name:
             continue
-        if not elf.get_section(table["sh_info"])["sh_flags"] & SHF_ALLOC:
-            continue
-        for relocation in table.iter_relocations():
-            if relocation["r_info_type"] not in (R_AARCH64_CALL26, R_AARCH64_JUMP26):
-                symbol = symtab.get_symbol(relocation["r_info_sym"])
-                yield table["sh_info"], relocation["r_offset"], symbol, relocation["r_addend"]
+        if elf.sections[table.info].flags & SHF_ALLOC:
+            for relocation in elf.relocations(table):
+                if relocation.type not in (R_AARCH64_CALL26, R_AARCH64_JUMP26):
+                    yield table.info, relocation
 
 
-def _pointers(elf: ELFFile) -> dict[int, set[str]]:
+def _named(elf: ObjectFile, code: Mapping[int, Section]) -> Iterator[Symbol]:
+    """The symbols of code that name it."""
+    for symbol in elf.symbols:
+        if symbol.section in code and symbol.type not in (STT_SECTION, STT_FILE) and not symbol.name.startswith("$"):
+            yield symbol
+
+
+def _pointers(elf: ObjectFile, addresses: Collection[tuple[int, Relocation]]) -> dict[int, set[str]]:
     """The functions whose addresses are taken, by the section in which: a table is a section of its own."""
-    code = executable(elf)
-    at = {
-        (index, address): name
-        for address, index, kind, name in _symbols(elf)
-        if index in code and kind != "STT_SECTION" and not name.startswith("$")
-    }
+    at = {(symbol.section, symbol.value): symbol.name for symbol in _named(elf, elf.executable())}
     found: dict[int, set[str]] = {}
-    for section, _, symbol, addend in _relocations(elf):
-        if symbol["st_shndx"] == "SHN_UNDEF":
+    for section, relocation in addresses:
+        symbol = elf.symbols[relocation.symbol]
+        if symbol.section == SHN_UNDEF:
             found.setdefault(section, set()).add(symbol.name)
-        elif (place := (symbol["st_shndx"], symbol["st_value"] + addend)) in at:
+        elif (place := (symbol.section, symbol.value + relocation.addend)) in at:
             found.setdefault(section, set()).add(at[place])
     return found
 
 
-def _references(elf: ELFFile) -> dict[str, set[int]]:
+def _references(elf: ObjectFile, addresses: Collection[tuple[int, Relocation]]) -> dict[str, set[int]]:
     """The sections of data that each function refers to, and its own."""
-    code = executable(elf)
+    code = elf.executable()
     inside: dict[int, set[str]] = {index: set() for index in code}
-    for _, index, kind, name in _symbols(elf):
-        if index in code and kind not in ("STT_SECTION", "STT_FILE") and not name.startswith("$"):
-            inside[index].add(name)
+    for symbol in _named(elf, code):
+        inside[symbol.section].add(symbol.name)
     used: dict[int, set[int]] = {index: {index} for index in code}
-    for section, _, symbol, _ in _relocations(elf):
-        if section in code and symbol["st_shndx"] not in code:
-            used[section].add(symbol["st_shndx"])
+    for section, relocation in addresses:
+        target = elf.symbols[relocation.symbol].section
+        if section in code and target not in code:
+            used[section].add(target)
     return {name: used[index] for index, names in inside.items() for name in names}
 
 

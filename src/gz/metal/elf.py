@@ -7,19 +7,20 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
-
-from gz.metal.call_graph import (
+from gz.metal.call_graph import RecursionFound, functions, indirect_targets, stack_depths
+from gz.metal.object_file import (
+    PF_W,
+    PF_X,
+    PT_DYNAMIC,
+    PT_INTERP,
+    PT_LOAD,
     SHF_ALLOC,
-    Chain,
-    RecursionFound,
-    executable,
-    functions,
-    indirect_targets,
-    stack_depths,
+    SHT_REL,
+    SHT_RELA,
+    SHT_RELR,
+    ObjectFile,
 )
-
-PF_X, PF_W = 1, 2
+from gz.metal.report import Chain
 
 #: The sections the linker script places; any other that takes memory was not thought of.
 ALLOCATED = frozenset({".text", ".rodata", ".data", ".bss", ".stacks"})
@@ -42,18 +43,18 @@ class Measures:
     worst_stack: Chain
 
 
-def _structure(elf: ELFFile) -> Iterator[str]:
+def _structure(elf: ObjectFile) -> Iterator[str]:
     """Breaches of the rules about sections and segments."""
-    for section in elf.iter_sections():
-        if section["sh_type"] in ("SHT_REL", "SHT_RELA", "SHT_RELR") and section["sh_size"]:
+    for section in elf.sections:
+        if section.type in (SHT_REL, SHT_RELA, SHT_RELR) and section.size:
             yield f"relocations are left in {section.name}"
-        if section["sh_flags"] & SHF_ALLOC and section["sh_size"] and section.name not in ALLOCATED:
+        if section.flags & SHF_ALLOC and section.size and section.name not in ALLOCATED:
             yield f"unexpected section {section.name}"
-    for segment in elf.iter_segments():
-        if segment["p_type"] in ("PT_DYNAMIC", "PT_INTERP"):
-            yield f"{segment['p_type']} in a static image"
-        if segment["p_type"] == "PT_LOAD" and segment["p_flags"] & PF_X and segment["p_flags"] & PF_W:
-            yield f"the segment at {segment['p_vaddr']:#x} is writable and executable"
+    for segment in elf.segments:
+        if segment.type in (PT_DYNAMIC, PT_INTERP):
+            yield "a static image has no dynamic linker"
+        if segment.type == PT_LOAD and segment.flags & PF_X and segment.flags & PF_W:
+            yield f"the segment at {segment.address:#x} is writable and executable"
 
 
 def check(
@@ -65,14 +66,13 @@ def check(
 ) -> Measures:
     """Hold an image to the rules; `objects` is what it was linked from. `own_stacks`: functions that assembly
     calls on a stack of their own, and its size. CheckError lists every breach."""
-    with path.open("rb") as stream:
-        elf = ELFFile(stream)
-        problems = list(_structure(elf))
-        graph = functions(elf)
-        for function in graph.values():
-            if function.compiled and function.fp_at is not None:
-                problems.append(f"{function.name} uses an FP/SIMD register at {function.fp_at:#x}")
-        text = sum(section["sh_size"] for section in executable(elf).values())
+    elf = ObjectFile(path)
+    problems = list(_structure(elf))
+    graph = functions(elf)
+    for function in graph.values():
+        if function.compiled and function.fp_at is not None:
+            problems.append(f"{function.name} uses an FP/SIMD register at {function.fp_at:#x}")
+    text = sum(section.size for section in elf.executable().values())
     try:
         depths = stack_depths(graph, indirect_targets(objects))
     except RecursionFound as error:
@@ -90,12 +90,12 @@ def check(
 
 def flatten(path: Path) -> bytes:
     """The loadable segments' contents as one piece, from the lowest address to the last byte in the file."""
-    with path.open("rb") as stream:
-        segments = [segment for segment in ELFFile(stream).iter_segments() if segment["p_type"] == "PT_LOAD"]
-        base = min(segment["p_vaddr"] for segment in segments)
-        end = max(segment["p_vaddr"] + segment["p_filesz"] for segment in segments if segment["p_filesz"])
-        flat = bytearray(end - base)
-        for segment in segments:
-            offset = segment["p_vaddr"] - base
-            flat[offset : offset + segment["p_filesz"]] = segment.data()[: segment["p_filesz"]]
+    elf = ObjectFile(path)
+    segments = [segment for segment in elf.segments if segment.type == PT_LOAD]
+    base = min(segment.address for segment in segments)
+    end = max(segment.address + segment.file_size for segment in segments if segment.file_size)
+    flat = bytearray(end - base)
+    for segment in segments:
+        offset = segment.address - base
+        flat[offset : offset + segment.file_size] = elf.contents(segment)
     return bytes(flat)

@@ -6,13 +6,13 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from gz.metal import elf, names, zig
 from gz.metal.assembly import Assembly
 from gz.metal.layout import LINK_ADDRESS, PAGE, STACK_COUNT, STACK_SIZE, STACK_STRIDE
 from gz.metal.objects import compile_parts
+from gz.metal.report import Image, Report
 from gz.metal.symbols import Symbols
 
 TARGET = "aarch64-none-elf"
@@ -58,27 +58,6 @@ SECTIONS {{
   /DISCARD/ : {{ *(.note .note.* .comment .llvm_addrsig) }}
 }}
 """
-
-
-@dataclass(frozen=True)
-class Report:
-    """Bytes and seconds. text: all code. image: the flat file. worst_stack: the deepest chain of calls,
-    function and frame, from the outermost to the innermost."""
-
-    text_bytes: int
-    image_bytes: int
-    worst_stack_bytes: int
-    seconds: float
-    worst_stack: elf.Chain
-
-
-@dataclass(frozen=True)
-class Image:
-    """elf: with symbols and DWARF. flat: the arm64 Image, to be loaded at any 4 KiB boundary."""
-
-    elf: Path
-    flat: Path
-    report: Report
 
 
 def build(

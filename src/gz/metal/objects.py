@@ -41,8 +41,9 @@ def compile_parts(ir: str, target: str, name: str, directory: Path, options: Seq
             unfinished.rename(known)
         return output
 
+    largest_first = sorted(range(len(parts)), key=lambda number: -len(parts[number]))
     with ThreadPoolExecutor(os.cpu_count()) as workers:
-        objects = list(workers.map(compile_part, range(len(parts))))
+        objects = sorted(workers.map(compile_part, largest_first))
     for old in sorted(kept.glob("*.o"), key=lambda path: path.stat().st_mtime, reverse=True)[KEPT:]:
         old.unlink(missing_ok=True)
     return objects

@@ -11,8 +11,11 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
-#: Characters of IR with its debug locations, some 30 instructions: larger functions are not inlined for their size.
-SMALL = 2500
+#: Characters of IR with its debug locations, some 20 instructions: larger functions are not inlined for their size.
+SMALL = 1500
+
+#: Where the compiler's own functions are at home.
+OWN = "gz"
 
 _NAME = re.compile(r'@(?:"[^"]*"|[\w.$-]+)')
 _NODE = re.compile(r"!\d+")
@@ -93,7 +96,7 @@ def _first_name(line: str) -> str:
 
 
 def split(ir: str, count: int) -> list[str]:
-    """At most `count` modules that together are the program."""
+    """At most `count` modules that together are the program, and one for what the compiler adds."""
     program = parse(ir)
     # A table's functions belong to whoever uses the table.
     tables = {name: frozenset(_NAME.findall(text)) - {name} for name, text in program.objects.items()}
@@ -127,13 +130,15 @@ def _groups(functions: Mapping[str, Function], count: int) -> list[dict[str, Non
     for name in functions:
         homes.setdefault(functions[owner(name)].home, []).append(name)
     sizes = {home: 1 << sum(len(functions[name].text) for name in names).bit_length() for home, names in homes.items()}
+    # What the compiler adds changes with every line of any file, and is small.
+    own = homes.pop(OWN, [])
     groups: list[dict[str, None]] = [{} for _ in range(min(count, len(homes)))]
     loads = [0] * len(groups)
     for home in sorted(homes, key=lambda home: (-sizes[home], home)):
         least = loads.index(min(loads))
         loads[least] += sizes[home]
         groups[least].update(dict.fromkeys(homes[home]))
-    return groups
+    return [*groups, dict.fromkeys(own)] if own else groups
 
 
 def _contents(program: Program, tables: Mapping[str, frozenset[str]], group: Mapping[str, None]) -> dict[str, None]:

@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
-
 from gz.metal import zig
 from gz.metal.elf import CheckError
+from gz.metal.object_file import SHN_UNDEF, ObjectFile
 from gz.metal.target import Target
 
 
@@ -36,7 +34,5 @@ def build(ir: str, target: Target, directory: Path, name: str) -> Path:
 
 
 def _undefined(path: Path) -> list[str]:
-    with path.open("rb") as stream:
-        symbols = ELFFile(stream).get_section_by_name(".dynsym")
-        assert isinstance(symbols, SymbolTableSection)
-        return [symbol.name for symbol in symbols.iter_symbols() if symbol["st_shndx"] == "SHN_UNDEF" and symbol.name]
+    symbols = ObjectFile(path).dynamic_symbols
+    return [symbol.name for symbol in symbols if symbol.section == SHN_UNDEF and symbol.name]

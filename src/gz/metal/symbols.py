@@ -7,10 +7,12 @@ import bisect
 import re
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from elftools.dwarf.lineprogram import LineProgram
-from elftools.elf.elffile import ELFFile
-from elftools.elf.sections import SymbolTableSection
+from gz.metal.object_file import STT_FUNC, STT_NOTYPE, ObjectFile
+
+if TYPE_CHECKING:
+    from elftools.dwarf.lineprogram import LineProgram
 
 #: Where a panic names code (gz.core.panic).
 _ADDRESS = re.compile(r"((?:called from|PC|x30) +)(0x[0-9a-f]+)(?: \S+\+0x[0-9a-f]+)?")
@@ -37,25 +39,22 @@ class Symbols:
     @cached_property
     def functions(self) -> list[tuple[int, str]]:
         """Address and name, ascending."""
-        with self.path.open("rb") as file:
-            table = ELFFile(file).get_section_by_name(".symtab")
-            assert isinstance(table, SymbolTableSection)
-            # Labels of assembly have no type; "$x" and its like mark code and data.
-            symbols = [s for s in table.iter_symbols() if s["st_info"]["type"] in ("STT_FUNC", "STT_NOTYPE")]
-            found = [(s["st_value"], s.name) for s in symbols if s.name and not s.name.startswith("$")]
-            return sorted(row for row in found if row[0] in self._text)
+        # Labels of assembly have no type; "$x" and its like mark code and data.
+        symbols = [symbol for symbol in ObjectFile(self.path).symbols if symbol.type in (STT_FUNC, STT_NOTYPE)]
+        found = [(symbol.value, symbol.name) for symbol in symbols if symbol.name and not symbol.name.startswith("$")]
+        return sorted(row for row in found if row[0] in self._text)
 
     @cached_property
     def _text(self) -> range:
-        with self.path.open("rb") as file:
-            section = ELFFile(file).get_section_by_name(".text")
-            assert section is not None
-            start = section["sh_addr"]
-            return range(start, start + section["sh_size"])
+        section = ObjectFile(self.path).section(".text")
+        assert section is not None
+        return range(section.address, section.address + section.size)
 
     @cached_property
     def _lines(self) -> list[tuple[int, str, int]]:
         """Address from which on the code is of a file and line; line 0: of none."""
+        from elftools.elf.elffile import ELFFile  # takes long to import, and is for panics only
+
         found: list[tuple[int, str, int]] = []
         with self.path.open("rb") as file:
             dwarf = ELFFile(file).get_dwarf_info()

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import importlib.util
 import os
 import subprocess
@@ -38,7 +37,11 @@ def zig() -> Path:
 
 
 def version() -> str:
-    return importlib.metadata.version("ziglang")
+    """The version of the wheel, as the directory of its metadata says it."""
+    found = next(zig().parents[1].glob("ziglang-*.dist-info"), None)
+    if found is None:
+        raise ToolError("the Python package ziglang is damaged: its metadata are missing")
+    return found.name.removeprefix("ziglang-").removesuffix(".dist-info")
 
 
 def run(tool: str, arguments: Sequence[str], directory: Path) -> None:

@@ -32,6 +32,13 @@ def written_tables(functions: Mapping[str, tree.Function]) -> list[Diagnostic]:
     return analysis.errors
 
 
+#: The nodes that write, or carry references elsewhere.
+_OF_INTEREST = frozenset[type](
+    {tree.Store, tree.Update, tree.Atomic, tree.Copy, tree.Call, tree.CallTable, tree.Assign, tree.Iterate}
+)
+_PLAIN = frozenset({"type", "at", "text", "operator", "operators", "window", "constant", "signature", "functions"})
+
+
 @functools.cache
 def _parts(kind: type) -> tuple[str, ...]:
     """The attributes of a kind of node that can hold nodes."""
@@ -40,22 +47,20 @@ def _parts(kind: type) -> tuple[str, ...]:
     return tuple(field.name for field in fields(kind) if field.name not in _PLAIN)
 
 
-_PLAIN = frozenset({"type", "at", "text", "operator", "operators", "window", "constant", "signature", "functions"})
-
-
-def nodes(roots: Iterable[object]) -> list[Any]:
-    """All nodes of trees, each before its parts."""
+def _nodes(roots: Iterable[object]) -> list[Any]:
+    """The nodes of interest in trees, each before its parts."""
     found: list[Any] = []
-    waiting = list(roots)
+    waiting: list[Any] = list(roots)
     while waiting:
         node = waiting.pop()
-        if isinstance(node, list | tuple):
-            waiting.extend(node)
+        kind = type(node)
+        if kind is list or kind is tuple:
+            waiting += node
             continue
-        names = _parts(type(node))
-        if names:
+        if kind in _OF_INTEREST:
             found.append(node)
-            waiting.extend(getattr(node, name) for name in names)
+        for name in _parts(kind):
+            waiting.append(getattr(node, name))
     return found
 
 
@@ -80,7 +85,7 @@ class _Analysis:
 class _Function:
     def __init__(self, analysis: _Analysis, function: tree.Function) -> None:
         self.analysis, self.function = analysis, function
-        self.everything = nodes(function.body or ())
+        self.everything = _nodes(function.body or ())
         self.assigned: dict[Variable, list[tree.Expression]] = {}
         for node in self.everything:
             if isinstance(node, tree.Assign):

@@ -17,7 +17,7 @@ from gz.metal.check import tokens
 from gz.metal.check.assignments import declare, refuse_shadow
 from gz.metal.check.conditions import condition
 from gz.metal.check.conversion import EXACT, coerce, common, describe, integer_of, settle
-from gz.metal.check.scope import MISSING, Flow, Loop, Scope
+from gz.metal.check.scope import MISSING, Flow, Loop, Scope, stored_names
 from gz.metal.check.static import constant, static
 from gz.metal.errors import Refusal
 from gz.metal.intrinsics import unroll
@@ -27,18 +27,9 @@ _U64: Any = u64
 _UNROLLED_MAX = 4096
 
 
-def _stored(body: Iterable[ast.stmt]) -> set[str]:
-    return {
-        part.id
-        for node in body
-        for part in ast.walk(node)
-        if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store)
-    }
-
-
 def _forget(scope: Scope, body: Iterable[ast.stmt]) -> None:
     """What the body assigns may be None again at the loop's next turn."""
-    for name in _stored(body):
+    for name in stored_names(body):
         variable = scope.variables.get(name)
         if variable is not None:
             scope.flow.present.discard(variable)

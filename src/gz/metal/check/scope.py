@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import builtins
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,12 +134,26 @@ class Scope:
 
 def assigned_names(definition: ast.FunctionDef) -> frozenset[str]:
     """Every name that the function binds."""
-    names = {node.arg for node in ast.walk(definition.args) if isinstance(node, ast.arg)}
-    stores: set[str] = set()
-    comprehended: set[str] = set()
-    for node in ast.walk(definition):
-        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-            stores.add(node.id)
-        elif isinstance(node, ast.comprehension):
-            comprehended |= {name.id for name in ast.walk(node.target) if isinstance(name, ast.Name)}
-    return frozenset(names | stores - comprehended)
+    arguments = definition.args
+    named = [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, arguments.vararg, arguments.kwarg]
+    return frozenset(argument.arg for argument in named if argument is not None) | stored_names(definition.body)
+
+
+def stored_names(body: Iterable[ast.stmt]) -> frozenset[str]:
+    """What statements of the language, and those in them, assign to."""
+    found: set[str] = set()
+    waiting: list[ast.AST] = list(body)
+    while waiting:
+        node = waiting.pop()
+        for part in ("body", "orelse", "cases"):
+            waiting += getattr(node, part, ())
+        for target in (*getattr(node, "targets", ()), getattr(node, "target", None)):
+            if isinstance(target, ast.Name):
+                found.add(target.id)
+            elif target is not None:
+                found |= {name.id for name in ast.walk(target) if isinstance(name, ast.Name) and _is_stored(name)}
+    return frozenset(found)
+
+
+def _is_stored(name: ast.Name) -> bool:
+    return isinstance(name.ctx, ast.Store)

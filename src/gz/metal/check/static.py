@@ -65,7 +65,7 @@ def static(scope: Scope, node: ast.expr) -> Any:
 def _name(scope: Scope, node: ast.Name) -> Any:
     if node.id in scope.constants:
         return scope.constants[node.id]
-    if node.id in scope.local_names:
+    if node.id in scope.local_names or node.id in scope.poisoned:
         return MISSING
     value = scope.global_value(node.id)
     if value is MISSING:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from gz.metal import tree
@@ -13,21 +14,28 @@ from gz.metal.errors import CompileError
 if TYPE_CHECKING:
     from gz.metal.emit.module import Module
 
-_SITE = struct.Struct("<IHH")  # line, file, text
+_FILE = struct.Struct("<II")  # text, its first site
+_SITE = struct.Struct("<II")  # line, text
 _TEXT = struct.Struct("<II")  # offset, length
 
 
 class Failures:
-    """The table of places that can fail, and the functions they call."""
+    """The table of places that can fail, and the functions they call.
 
-    def __init__(self, module: Module) -> None:
+    A site's number has its file in the low bits and counts within the file above: a change of another file does not
+    change it, and nearly all are one instruction."""
+
+    def __init__(self, module: Module, files: Sequence[str]) -> None:
         self.module = module
-        self.sites: dict[tuple[str, str, int], int] = {}
+        self.bits = max(8, (len(files) - 1).bit_length())
+        self.files = {file: number for number, file in enumerate(files)}
+        self.sites: dict[str, dict[tuple[int, str], int]] = {file: {} for file in files}
         self.texts: dict[str, int] = {}
 
     def site(self, text: str, file: str, line: int) -> int:
         """The number of a place: what went wrong, file and line."""
-        return self.sites.setdefault((text, file, line), len(self.sites))
+        sites = self.sites[file]
+        return sites.setdefault((line, text), len(sites)) << self.bits | self.files[file]
 
     def need_text(self, signature: tree.Signature, at: tree.Position) -> None:
         """Refuse a log that has nowhere to go."""
@@ -43,17 +51,18 @@ class Failures:
 
     def emit(self) -> list[str]:
         """All definitions that the functions' texts refer to."""
-        if self.module.target.fake:
-            found = [FAKE_SINKS]
-        else:
-            found = [self._sinks()]
-        records = b"".join(_SITE.pack(line, self._text(file), self._text(text)) for text, file, line in self.sites)
-        blob, places = b"", b""
+        found = [PLACES.format(bits=self.bits, mask=(1 << self.bits) - 1)]
+        found.append(FAKE_SINKS if self.module.target.fake else self._sinks())
+        files = records = texts = places = b""
+        for file, sites in self.sites.items():
+            files += _FILE.pack(self._text(file), len(records) // _SITE.size)
+            records += b"".join(_SITE.pack(line, self._text(text)) for line, text in sites)
         for text in self.texts:
             content = text.encode()
-            places += _TEXT.pack(len(blob), len(content))
-            blob += content
-        for name, content, align in (("sites", records, 4), ("text_places", places, 4), ("texts", blob, 1)):
+            places += _TEXT.pack(len(texts), len(content))
+            texts += content
+        tables = (("files", files, 4), ("sites", records, 4), ("text_places", places, 4), ("texts", texts, 1))
+        for name, content, align in tables:
             found.append(f"@gz.{name} = internal constant [{len(content)} x i8] {byte_string(content)}, align {align}")
         return found
 
@@ -72,6 +81,32 @@ class Failures:
         signature = self.module.hooks[name]
         return f"call {value_type(signature.result)} {self.module.name(signature)}({arguments})"
 
+
+PLACES = """\
+define internal {{i32, ptr}} @gz.place(i32 %site) cold #0 {{
+  %file = and i32 %site, {mask}
+  %index = lshr i32 %site, {bits}
+  %wide = zext i32 %file to i64
+  %row = getelementptr [8 x i8], ptr @gz.files, i64 %wide
+  %name = load i32, ptr %row, align 4
+  %second = getelementptr i8, ptr %row, i64 4
+  %first = load i32, ptr %second, align 4
+  %number = add i32 %first, %index
+  %far = zext i32 %number to i64
+  %record = getelementptr [8 x i8], ptr @gz.sites, i64 %far
+  %half = insertvalue {{i32, ptr}} poison, i32 %name, 0
+  %place = insertvalue {{i32, ptr}} %half, ptr %record, 1
+  ret {{i32, ptr}} %place
+}}
+
+define internal i32 @gz.reason(i32 %site) cold #0 {{
+  %place = call {{i32, ptr}} @gz.place(i32 %site)
+  %record = extractvalue {{i32, ptr}} %place, 1
+  %second = getelementptr i8, ptr %record, i64 4
+  %text = load i32, ptr %second, align 4
+  ret i32 %text
+}}
+"""
 
 SINKS = """\
 define internal void @gz.write_text(ptr %text, i64 %length) noinline cold #0 {{
@@ -102,12 +137,10 @@ define internal void @gz.write_table(i32 %index) noinline cold #0 {{
 @gz.newline = internal constant [1 x i8] c"\\0A", align 1
 
 define internal void @gz.begin_panic(i32 %site) noinline cold #0 {{
-  %wide = zext i32 %site to i64
-  %record = getelementptr [8 x i8], ptr @gz.sites, i64 %wide
+  %place = call {{i32, ptr}} @gz.place(i32 %site)
+  %index = extractvalue {{i32, ptr}} %place, 0
+  %record = extractvalue {{i32, ptr}} %place, 1
   %line = load i32, ptr %record, align 4
-  %second = getelementptr i8, ptr %record, i64 4
-  %file = load i16, ptr %second, align 2
-  %index = zext i16 %file to i32
   call void @gz.write_table(i32 %index)
   call void @gz.write_text(ptr @gz.colon, i64 1)
   %number = zext i32 %line to i64
@@ -124,11 +157,7 @@ define internal void @gz.end_panic() noinline cold noreturn #0 {{
 
 define internal void @gz.check_failed(i32 %site) noinline cold noreturn #0 {{
   call void @gz.begin_panic(i32 %site)
-  %wide = zext i32 %site to i64
-  %record = getelementptr [8 x i8], ptr @gz.sites, i64 %wide
-  %second = getelementptr i8, ptr %record, i64 6
-  %text = load i16, ptr %second, align 2
-  %index = zext i16 %text to i32
+  %index = call i32 @gz.reason(i32 %site)
   call void @gz.write_table(i32 %index)
   call void @gz.end_panic()
   unreachable
@@ -179,12 +208,10 @@ define internal {ptr, i64} @gz.table_text(i32 %index) noinline cold #0 {
 }
 
 define internal void @gz.begin_panic(i32 %site) noinline cold #0 {
-  %wide = zext i32 %site to i64
-  %record = getelementptr [8 x i8], ptr @gz.sites, i64 %wide
+  %place = call {i32, ptr} @gz.place(i32 %site)
+  %index = extractvalue {i32, ptr} %place, 0
+  %record = extractvalue {i32, ptr} %place, 1
   %line = load i32, ptr %record, align 4
-  %second = getelementptr i8, ptr %record, i64 4
-  %file = load i16, ptr %second, align 2
-  %index = zext i16 %file to i32
   %whole = call {ptr, i64} @gz.table_text(i32 %index)
   %text = extractvalue {ptr, i64} %whole, 0
   %length = extractvalue {ptr, i64} %whole, 1
@@ -206,11 +233,7 @@ define internal void @gz.end_panic() noinline cold noreturn #0 {
 
 define internal void @gz.check_failed(i32 %site) noinline cold noreturn #0 {
   call void @gz.begin_panic(i32 %site)
-  %wide = zext i32 %site to i64
-  %record = getelementptr [8 x i8], ptr @gz.sites, i64 %wide
-  %second = getelementptr i8, ptr %record, i64 6
-  %number = load i16, ptr %second, align 2
-  %index = zext i16 %number to i32
+  %index = call i32 @gz.reason(i32 %site)
   %whole = call {ptr, i64} @gz.table_text(i32 %index)
   %text = extractvalue {ptr, i64} %whole, 0
   %length = extractvalue {ptr, i64} %whole, 1

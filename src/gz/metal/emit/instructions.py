@@ -115,14 +115,14 @@ def _fake_write(body: Body, node: tree.Instruction, operands: Sequence[str]) -> 
 
 def _fake_event(body: Body, node: tree.Instruction, operands: Sequence[str]) -> str:
     body.module.need_fake_cpu()
-    name, length = body.module.text(node.name)
+    name, length = body.module.text(body, node.name)
     body.do(f"call void @gz.fake_event(ptr {name}, i64 {length}, i64 {operands[0] if operands else 0})")
     return ""
 
 
 def _fake_call(body: Body, node: tree.Instruction, operands: Sequence[str]) -> str:
     body.module.need_fake_cpu()
-    name, length = body.module.text(node.name)
+    name, length = body.module.text(body, node.name)
     count = len(operands)
     arguments, results = body.scratch(f"[{count} x i64]"), body.scratch("[4 x i64]")
     for number, operand in enumerate(operands):

@@ -30,18 +30,19 @@ class Module:
 
     def __init__(self, program: Program, target: Target) -> None:
         self.program, self.target = program, target
-        self.functions = list(program.functions.values())
+        #: In the order of the sources, whoever calls whom: what a file's functions are called stays with the file.
+        self.functions = sorted(program.functions.values(), key=_place)
         self.hooks = {} if target.fake else program.hooks
         self.roots = frozenset(program.symbol(root) for root in program.roots)
         #: Functions that the sinks of log and panic use: they can't log, or can't panic, themselves.
         self.within_sinks = program.reached(hook for kind, hook in self.hooks.items() if kind != "panic")
         self.within_hooks = program.reached(self.hooks.values())
-        self.failures = Failures(self)
+        self.failures = Failures(self, sorted({_place(function)[0] for function in self.functions}))
         self.debug = Debug(2) if target.debug else NoDebug()
         self._declarations: dict[str, None] = {}
         self._objects: dict[Storage | Table, str] = {}
         self._object_lines: list[str] = []
-        self._texts: dict[str, str] = {}
+        self._texts: dict[str, dict[str, str]] = {}
         self._externs: dict[str, str] = {}
         self._fake_cpu = False
         self._outside = frozenset(one.signature.symbol for one in self.functions if one.body is None)
@@ -87,16 +88,16 @@ class Module:
     def need_fake_cpu(self) -> None:
         self._fake_cpu = True
 
-    def text(self, text: str) -> tuple[str, int]:
-        """A constant text: its name and length in bytes."""
-        content = text.encode()
-        if text not in self._texts:
-            name = f"@gz.text.{len(self._texts)}"
-            self._texts[text] = name
+    def text(self, body: Body, text: str) -> tuple[str, int]:
+        """A constant text of a function: its name and length in bytes."""
+        content, home = text.encode(), body.signature.function.__module__
+        known = self._texts.setdefault(home, {})
+        if text not in known:
+            known[text] = symbol(f"gz.text.{home}.{len(known)}")
             self._object_lines.append(
-                f"{name} = private unnamed_addr constant [{len(content)} x i8] {byte_string(content)}, align 1"
+                f"{known[text]} = private unnamed_addr constant [{len(content)} x i8] {byte_string(content)}, align 1"
             )
-        return self._texts[text], len(content)
+        return known[text], len(content)
 
     def global_object(self, item: Storage | Table) -> str:
         if item not in self._objects:
@@ -204,6 +205,11 @@ class Module:
         features = f' "target-features"="{self.target.features}"' if self.target.features else ""
         frame = ' "frame-pointer"="non-leaf"' if self.target.machine is Machine.EL2 else ""
         return f'attributes #0 = {{ nounwind null_pointer_is_valid "no-builtins"{frame}{features} }}'
+
+
+def _place(function: tree.Function) -> tuple[str, int]:
+    source = function.signature.source
+    return source.path, source.definition.lineno
 
 
 def _encode(type: Type, value: Any) -> bytes:

@@ -304,7 +304,7 @@ def _log(body: Body, node: tree.Log) -> None:
 def _pieces(body: Body, pieces: Sequence[tree.Piece]) -> None:
     for piece in pieces:
         if piece.number is None:
-            name, length = body.module.text(piece.text)
+            name, length = body.module.text(body, piece.text)
             body.do(f"call void @gz.write_text(ptr {name}, i64 {length})")
             continue
         operand = value(body, piece.number)
