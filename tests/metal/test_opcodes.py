@@ -6,8 +6,9 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Iterator
+from typing import Any
 
-import capstone
+import capstone  # pyright: ignore[reportMissingTypeStubs]
 
 from gz.metal import opcodes
 from gz.metal.opcodes import Jump
@@ -76,7 +77,7 @@ def grown(mnemonic: str, operands: str) -> int:
 
 
 def test_as_capstone_reads_them() -> None:
-    decoder = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN)
+    decoder: Any = capstone.Cs(capstone.CS_ARCH_ARM64, capstone.CS_MODE_LITTLE_ENDIAN)
     counts = dict.fromkeys(("jumps", "moves", "vectors"), 0)
     for word in words(60_000):
         for address, _, mnemonic, operands in decoder.disasm_lite(word.to_bytes(4, "little"), BASE):
