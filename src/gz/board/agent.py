@@ -17,8 +17,9 @@ import sys
 import termios
 import time
 from pathlib import Path
+from typing import Any, cast
 
-from gz.board.wire import LIMIT, Decoder, Frame, Kind
+from gz.board.wire import LIMIT, Decoder, ExecRequest, Frame, GetRequest, Kind, PutRequest
 
 BACKLOG = 4 << 20
 """Bytes waiting for a command's standard input above which the port is no longer read."""
@@ -28,11 +29,11 @@ NO_CLIENT_PAUSE = 0.05  # seconds; a port without a client polls as readable and
 class Exec:
     """A running command."""
 
-    def __init__(self, request: dict) -> None:
+    def __init__(self, request: ExecRequest) -> None:
         self.backlog = bytearray()
         self.input_ended = False
-        environment = {**os.environ, **request.get("env", {})}
-        self.terminal = bool(request.get("tty"))
+        environment = {**os.environ, **request["env"]}
+        self.terminal = "size" in request
         if self.terminal:
             master, slave = os.openpty()
             try:
@@ -42,7 +43,7 @@ class Exec:
                     stdout=slave,
                     stderr=slave,
                     env=environment,
-                    cwd=request.get("cwd"),
+                    cwd=request["cwd"],
                     start_new_session=True,
                     preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
                 )
@@ -59,7 +60,7 @@ class Exec:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 env=environment,
-                cwd=request.get("cwd"),
+                cwd=request["cwd"],
                 start_new_session=True,
                 bufsize=0,
             )
@@ -122,11 +123,11 @@ class Exec:
 class Put:
     """A file being written; it appears under its name when complete."""
 
-    def __init__(self, request: dict) -> None:
+    def __init__(self, request: PutRequest) -> None:
         self.path = Path(request["path"])
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.temporary = self.path.with_name(self.path.name + ".part")
-        self.mode = request.get("mode", 0o644)
+        self.mode = request["mode"]
         self.file = self.temporary.open("wb")
 
     def finish(self) -> None:
@@ -236,16 +237,16 @@ class Agent:
             case _:
                 pass  # for an operation that has just ended
 
-    def open(self, stream: int, request: dict) -> None:
+    def open(self, stream: int, request: dict[str, Any]) -> None:
         match request["op"]:
             case "exec":
-                self.execs[stream] = Exec(request)
+                self.execs[stream] = Exec(cast(ExecRequest, request))
                 if "size" in request:
                     self.execs[stream].resize(*request["size"])
             case "put":
-                self.puts[stream] = Put(request)
+                self.puts[stream] = Put(cast(PutRequest, request))
             case "get":
-                with open(request["path"], "rb") as file:
+                with open(cast(GetRequest, request)["path"], "rb") as file:
                     while data := file.read(LIMIT):
                         self.send(Frame(Kind.OUTPUT, stream, data))
                 self.exit(stream, status=0)

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 
 from gz.board.errors import BoardError
-from gz.board.wire import LIMIT, Decoder, Frame, Kind, frames
+from gz.board.wire import LIMIT, Decoder, ExecRequest, Frame, Kind, Request, frames
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ class Channel:
         terminal: tuple[int, int] | None = None,
     ) -> Process:
         """Start a command; with `terminal` (rows, columns) on a terminal of its own."""
-        request: dict[str, object] = {"op": "exec", "argv": argv, "env": env or {}, "cwd": cwd}
+        request: ExecRequest = {"op": "exec", "argv": argv, "env": env or {}, "cwd": cwd}
         if terminal:
-            request |= {"tty": True, "size": terminal}
+            request["size"] = terminal
         return self._open(request)
 
     def run(
@@ -177,7 +177,7 @@ class Channel:
             self.reader.join()
         self.socket.close()
 
-    def _open(self, request: dict[str, object]) -> Process:
+    def _open(self, request: Request) -> Process:
         with self.lock:
             self._check()
             self.last += 1

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -106,7 +106,7 @@ class Debian:
             raise BoardError(f"{path} is damaged (its SHA-256 changed); remove {self.root} to fetch it again")
         return path
 
-    def _locked_set(self, key: str, download) -> list[Package]:
+    def _locked_set(self, key: str, download: Callable[[], list[Path]]) -> list[Package]:
         sets = self._read_lock()
         if key not in sets or not all((self.archives / p.file).exists() for p in sets[key]):
             with self._exclusive():
@@ -129,7 +129,7 @@ class Debian:
             raise BoardError(f"{self.lock_file} is damaged; remove {self.root} to fetch it again") from None
 
     @contextmanager
-    def _exclusive(self) -> Iterator[None]:
+    def _exclusive(self) -> Generator[None]:
         self.root.mkdir(parents=True, exist_ok=True)
         with (self.root / "fetch.lock").open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
@@ -171,7 +171,7 @@ class Debian:
 
     def _download(self, names: list[str]) -> list[Path]:
         """Fetch `names` with apt, which checks each file against the signed lists."""
-        files = []
+        files: list[Path] = []
         for line in self._apt("apt-get", "download", "-qq", "--print-uris", *names).splitlines():
             files.append(self.archives / line.split()[1])
         self._apt("apt-get", "download", "-qq", *names, cwd=self.archives)

@@ -7,6 +7,7 @@ Everything belongs to uid 0, times are zero and names are sorted, so the same co
 from __future__ import annotations
 
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def pad(data: bytes, to: int) -> bytes:
 class Tree:
     """A file tree under construction: parents come by themselves, later files replace earlier ones."""
 
-    nodes: dict[str, Node] = field(default_factory=dict)
+    nodes: dict[str, Node] = field(default_factory=dict[str, "Node"])
 
     def directory(self, name: str, mode: int = 0o755) -> None:
         self._put(name, Node(stat.S_IFDIR | mode))
@@ -57,8 +58,8 @@ class Tree:
     def character_device(self, name: str, major: int, minor: int, mode: int = 0o600) -> None:
         self._put(name, Node(stat.S_IFCHR | mode, device=(major, minor)))
 
-    def package(self, path: Path, keep=lambda name: True) -> None:
-        """Unpack a .deb; `keep` chooses by name."""
+    def package(self, path: Path, keep: Callable[[str], bool]) -> None:
+        """Unpack what `keep` chooses by name of a .deb."""
         for entry in deb.entries(path):
             if not keep(entry.name):
                 continue

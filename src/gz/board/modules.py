@@ -46,7 +46,8 @@ class Kernel:
 
 def read_kernel(path: Path) -> Kernel:
     """The kernel in the linux-image package at `path`."""
-    image, release, modules = b"", "", {}
+    image, release = b"", ""
+    modules: dict[str, bytes] = {}
     for entry in deb.entries(path):
         if entry.content is None:
             continue

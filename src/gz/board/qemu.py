@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -274,7 +274,7 @@ def command(path: Path, name: str, *, timeout: float = QUIT_TIMEOUT, **arguments
 
 
 @contextmanager
-def undisturbed() -> Iterator[None]:
+def undisturbed() -> Generator[None]:
     """Signals that would end this process wait until the block is done: it must not be left half way."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)
     try:
@@ -284,7 +284,7 @@ def undisturbed() -> Iterator[None]:
 
 
 @contextmanager
-def scratch_directory() -> Iterator[Path]:
+def scratch_directory() -> Generator[Path]:
     """A directory for files that end with the block."""
     with undisturbed():
         path = Path(tempfile.mkdtemp(prefix="gz-run-"))

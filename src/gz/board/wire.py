@@ -14,16 +14,44 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
-from typing import NamedTuple
+from typing import Literal, NamedTuple, NotRequired, TypedDict
 
 MAGIC = b"gzW\x01"
 HEADER = struct.Struct("<4sIII")
 LIMIT = 32 * 1024
 
 
+class ExecRequest(TypedDict):
+    """An OPEN frame's payload: run a command, on a terminal of its own if it has a `size` (rows, columns)."""
+
+    op: Literal["exec"]
+    argv: list[str]
+    env: dict[str, str]
+    cwd: str | None
+    size: NotRequired[tuple[int, int]]
+
+
+class PutRequest(TypedDict):
+    """Write a file."""
+
+    op: Literal["put"]
+    path: str
+    mode: int
+
+
+class GetRequest(TypedDict):
+    """Read a file."""
+
+    op: Literal["get"]
+    path: str
+
+
+Request = ExecRequest | PutRequest | GetRequest
+
+
 class Kind(IntEnum):
     RESET = 1  # both ways: the client's nonce
-    OPEN = 2  # to the agent: {"op": "exec" | "put" | "get", …}
+    OPEN = 2  # to the agent: a Request
     INPUT = 3  # to the agent: bytes, empty at the end
     SIGNAL = 4  # to the agent: one byte, the signal's number
     RESIZE = 5  # to the agent: rows and columns, two u16

@@ -114,7 +114,7 @@ def _remove(pages: Path) -> None:
 
 def recover(core: Core, records: Path) -> list[Path]:
     """Cleans up after VMs that lost both their VMM and their custodian (lock held); gives their records."""
-    found = []
+    found: list[Path] = []
     known = {path: record for path in records.glob("*.json") if (record := Record.load(path)) is not None}
     living = {record.vmid for record in known.values() if record.custodian.alive or record.vmm.alive}
     for path, record in known.items():

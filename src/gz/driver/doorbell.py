@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from gz.abi import doorbell as abi
 from gz.abi.calls import DRIVER_VERSION, Call, smc64
@@ -127,7 +127,7 @@ def _map(address: int, size: int) -> mmap.mmap:
         os.close(fd)
 
 
-def _function(function, result, *arguments):
+def _function(function: Any, result: Any, *arguments: Any) -> Any:
     function.restype = result
     function.argtypes = arguments
     return function

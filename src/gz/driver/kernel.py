@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gz.abi.kvm import PATH, KvmRequest
-from gz.bits.layout import LayoutMeta
+from gz.bits.layout import Struct
+from gz.bits.view import address_of
 from gz.driver.doorbell import LIBRARY
 from gz.driver.interface import DriverError
 
@@ -73,15 +74,10 @@ class Linux:
         os.close(file)
 
 
-def address_of(memory: memoryview | bytearray) -> int:
-    """This process's address of it."""
-    return ctypes.addressof(ctypes.c_char.from_buffer(memory))
-
-
-def filled(layout: LayoutMeta, **values: int) -> bytearray:
+def filled(layout: type[Struct], **values: int) -> bytearray:
     """A structure for an ioctl; what is not given is zero."""
     memory = bytearray(layout.size)
-    view: Any = layout.view(memory)  # pyright: ignore[reportAttributeAccessIssue]
+    view = layout.view(memory)
     for name, value in values.items():
         setattr(view, name, value)
     return memory

@@ -14,8 +14,9 @@ from gz.abi.exits import ExceptionCode, ExitReason
 from gz.abi.kvm import KvmExit, KvmRequest, KvmRun
 from gz.abi.registers import RegisterId
 from gz.abi.run import PAGE_SIZE, RunPage
+from gz.bits.view import address_of
 from gz.driver.interface import INTERRUPTED
-from gz.driver.kernel import KvmError, address_of, filled
+from gz.driver.kernel import KvmError, filled
 from gz.driver.vcpu import KICK
 
 if TYPE_CHECKING:
@@ -106,4 +107,6 @@ class KvmVcpu:
                 record.exception.exception = ExceptionCode.UNKNOWN
                 record.exception.error_code = state.no_syndrome.esr_iss & 0xFFFF_FFFF
                 record.exception.fault_gpa = state.no_syndrome.fault_ipa
+            case _:
+                pass  # the reason says it all
         return REASONS.get(exit_reason, ExitReason.UNKNOWN)

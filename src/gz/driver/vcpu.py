@@ -17,6 +17,7 @@ from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, RunPage
 from gz.driver.interface import CallError
 
 if TYPE_CHECKING:
+    from gz.driver.doorbell import Core
     from gz.driver.vm import DoorbellVm
 
 KICK = signal.SIGUSR1
@@ -24,7 +25,7 @@ KICK = signal.SIGUSR1
 
 MMIO = int(ExitReason.MMIO)
 IMMEDIATE_EXIT = RunPage.offset("immediate_exit")
-OFFSET_WORD = (HWSTATE_OFFSET + HwState.offset("vtimer_offset")) // 8
+OFFSET_WORD: int = (HWSTATE_OFFSET + HwState.offset("vtimer_offset")) // 8
 
 
 def install_kick() -> None:
@@ -40,7 +41,7 @@ class DoorbellVcpu:
         self.index = index
         self.page = pages[:PAGE_SIZE]
         self._vm = vm
-        self._core = vm.core
+        self._core: Core = vm.core
         self._tuple = int(VcpuTuple(VMID=vm.vmid, VCPU=index))
         self._run = vm.core.runner(self._tuple, address, shared_address)
         self._words = pages.cast("Q")
@@ -103,4 +104,5 @@ class DoorbellVcpu:
             case VendorCall.MEM_RELINQUISH:
                 # The page is the host's again, in a huge page that stays as it is until the VM ends.
                 return True
-        return False
+            case _:
+                return False

@@ -38,7 +38,8 @@ def _system_event(vcpu: int, page: RunPage) -> End | None:
             return End(Ending.FAILED, "the guest reported a crash")
         case SystemEvent.WAKEUP | SystemEvent.SUSPEND | SystemEvent.S2IDLE:
             return None
-    return End(Ending.FAILED, f"vCPU {vcpu}: unknown system event {int(kind)}")
+        case _:
+            return End(Ending.FAILED, f"vCPU {vcpu}: unknown system event {int(kind)}")
 
 
 def _shutdown(vcpu: int, page: RunPage) -> End:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -41,7 +41,7 @@ class Tree:
         self._writer.finish_reservemap()
 
     @contextmanager
-    def node(self, name: str) -> Iterator[None]:
+    def node(self, name: str) -> Generator[None]:
         with self._writer.add_node(name):
             yield
 

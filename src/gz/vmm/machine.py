@@ -46,7 +46,7 @@ class Plan:
     cpus: int = 1
     memory: int = 256 << 20
     params: str = ""
-    disks: list[tuple[str, bool]] = field(default_factory=list)
+    disks: list[tuple[str, bool]] = field(default_factory=list[tuple[str, bool]])
     machine: Map = VIRT
     protected: bool = False
     """The guest's memory is its own: neither this process nor its host reads it once the guest has touched it."""

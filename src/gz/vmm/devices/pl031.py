@@ -70,6 +70,8 @@ class Pl031:
                     self._mask = value & 1
                 case Reg.ICR:
                     self._raised &= ~value
+                case _:
+                    pass  # read-only, or none
             self._line.set(self._raised & self._mask != 0)
 
     def stop(self) -> None:

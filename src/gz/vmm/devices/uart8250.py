@@ -93,7 +93,8 @@ class Uart8250:
                     return self._modem()
                 case Reg.LCR | Reg.MCR | Reg.SCR:
                     return self._kept[Reg(offset)]
-            return 0
+                case _:
+                    return 0
 
     def write(self, offset: int, size: int, value: int) -> None:
         value &= 0xFF
@@ -117,6 +118,8 @@ class Uart8250:
                         self._lock.notify_all()
                 case Reg.LCR | Reg.MCR | Reg.SCR:
                     self._kept[Reg(offset)] = value & 0x1F if offset == Reg.MCR else value
+                case _:
+                    pass  # read-only
             self._drive()
 
     def deliver(self, data: bytes) -> bool:

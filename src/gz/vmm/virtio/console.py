@@ -168,6 +168,7 @@ class Console(VirtioDevice):
         message = chain.read(_CONTROL.size)
         if len(message) < _CONTROL.size:
             raise QueueBroken(f"a control message of {len(message)} bytes")
+        number: int
         number, event, value = _CONTROL.unpack(message)
         if event == Event.DEVICE_READY:
             if value == 1:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from gz.bits.view import address_of
@@ -32,7 +32,7 @@ FAULT = int(Found.FAULT)
 _request = struct.Struct("<QHHH").unpack_from
 """room, head, readable and writable of a Ring; reading them one by one takes as many instructions for each."""
 _REQUEST_AT = Ring.offset("room")
-_buffers = struct.Struct("<QII").iter_unpack
+_buffers: Callable[[memoryview], Iterator[tuple[int, int, int]]] = struct.Struct("<QII").iter_unpack
 _BUFFER_SIZE = Buffer.size
 _BUFFERS_AT = Ring.offset("buffers")
 assert [Ring.offset(name) - _REQUEST_AT for name in ("head", "readable", "writable")] == [8, 10, 12]
@@ -84,7 +84,7 @@ class Chain:
 
 def cut(buffers: Iterable[memoryview], start: int, length: int) -> list[memoryview]:
     """The bytes start … start + length of a list of buffers, as buffers; fewer if they end before."""
-    result = []
+    result: list[memoryview] = []
     for buffer in buffers:
         if length <= 0:
             break
