@@ -112,6 +112,8 @@ def test_a_shell_without_a_terminal(gz: Gz):
         (["--mem", "lots"], "not a memory size"),
         (["--gdb", "99999"], "not a TCP port"),
         (["--protected"], "Debian's kernel cannot be protected"),
+        (["--pvmfw", "verify"], "add --protected"),
+        (["--protected", "--kernel", "/no/such", "--pvmfw", "/no/such"], "pvmfw /no/such: No such file"),
     ],
 )
 def test_wrong_arguments(gz: Gz, arguments: list[str], reason: str):

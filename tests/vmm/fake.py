@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 
+from gz.abi.capabilities import ProtectedVm
 from gz.abi.devices import DeviceType
 from gz.abi.exits import ExitReason, SystemEvent
 from gz.abi.memory import Purpose
@@ -142,11 +143,14 @@ class FakeVm:
     lines: list[tuple[int, int]] = field(default_factory=list[tuple[int, int]])
     ioeventfds: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     capabilities: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
+    firmware_size: int = 0
+    purposes: dict[int, Purpose] = field(default_factory=dict[int, Purpose])
     closed: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
 
     def add_memory(self, slot: int, gpa: int, size: int, purpose: Purpose) -> memoryview:
         self.memory[gpa] = memoryview(bytearray(size))
+        self.purposes[gpa] = purpose
         return self.memory[gpa]
 
     def create_device(self, kind: DeviceType, base: int, size: int) -> None:
@@ -160,7 +164,7 @@ class FakeVm:
     def enable_capability(self, capability: int, *arguments: int) -> int:
         assert not self.vcpus, "protection comes before the vCPUs"
         self.capabilities.append((capability, *arguments))
-        return 0
+        return self.firmware_size if arguments == (ProtectedVm.GET_FIRMWARE_SIZE,) else 0
 
     def set_dtb(self, gpa: int, size: int) -> None:
         self.dtb = gpa, size

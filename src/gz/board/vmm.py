@@ -24,8 +24,8 @@ LOUD = "console=ttyAMA0 panic=-1"
 class Guest:
     """`kernel` or `firmware`, `initrd` and `disks` ("PATH" or "PATH,ro") are the host VM's files; `memory` in MiB."""
 
-    kernel: str | None
-    initrd: str | None
+    kernel: str | None = None
+    initrd: str | None = None
     cpus: int = 1
     memory: int = 512
     params: str = QUIET
@@ -33,6 +33,7 @@ class Guest:
     protected: bool = False
     machine: str = "virt"
     firmware: str | None = None
+    pvmfw: bool = False
 
     def options(self) -> list[str]:
         """The VMM's options for it."""
@@ -46,6 +47,8 @@ class Guest:
             options += ["--initrd", self.initrd]
         if self.protected:
             options += ["--protected"]
+        if self.pvmfw:
+            options += ["--pvmfw"]
         for disk in self.disks:
             options += ["--disk", disk]
         return options

@@ -67,6 +67,13 @@ def run(
     protected: Annotated[
         bool, typer.Option("--protected", help="Hide the guest's memory from its host; not for stock kernels.")
     ] = False,
+    pvmfw: Annotated[
+        str | None,
+        typer.Option(
+            metavar="verify|FILE",
+            help="With --protected: the core's firmware starts the guest; verify: only with just these files.",
+        ),
+    ] = None,
     cpu: Cpu = CpuModel.CORTEX_A76,
     host_cpus: HostCpus = 2,
     gdb: Annotated[
@@ -80,7 +87,17 @@ def run(
     from gz.cli.run import Request, run_guest
 
     request = Request(
-        tuple(argv or ()), cpus, mem, kernel, initrd, tuple(disk or ()), params, protected, machine.value, firmware
+        tuple(argv or ()),
+        cpus,
+        mem,
+        kernel,
+        initrd,
+        tuple(disk or ()),
+        params,
+        protected,
+        machine.value,
+        firmware,
+        pvmfw,
     )
     return run_guest(request, cpu=cpu.value, host_cpus=host_cpus, gdb=gdb, verbose=verbose)
 

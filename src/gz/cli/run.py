@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gz.board.board import Board
@@ -20,7 +20,8 @@ from gz.board.images import refused
 from gz.board.qemu import Disk, require_qemu, scratch_directory
 from gz.board.vmm import LOUD, NOWHERE, QUIET, TO_ERRORS, Guest, start_command, start_console
 from gz.board.wire import Kind
-from gz.cli import inputs, products
+from gz.cli import firmware, inputs, products
+from gz.cli.firmware import INITRD, KERNEL
 from gz.cli.report import Steps, UserError, progress
 from gz.cli.terminal import Typing, raw_terminal, size
 from gz.vmm.maps import MAPS, Uart
@@ -28,6 +29,8 @@ from gz.vmm.maps import MAPS, Uart
 BOARD_MEMORY = 2048  # MiB
 HOST_SHARE = 1024  # MiB that the host, its file system and the core have beside the guest
 SIGNALLED = 128
+FIRMWARE = "gz-firmware"
+"""The disk, as KERNEL and INITRD are others."""
 TTYS = {Uart.PL011: "ttyAMA0", Uart.UART_8250: "ttyS0"}
 """What Linux calls them."""
 
@@ -46,6 +49,7 @@ class Request:
     protected: bool = False
     machine: str = "virt"
     firmware: Path | None = None
+    pvmfw: str | None = None
 
 
 def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, verbose: bool) -> int:
@@ -54,6 +58,9 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
         raise UserError(
             "Debian's kernel cannot be protected: its devices need a restricted DMA pool; give your own by --kernel"
         )
+    if request.pvmfw and not request.protected:
+        raise UserError("--pvmfw is for protected guests; add --protected")
+    pvmfw = firmware.given(request.pvmfw)
     require_qemu()
     inputs.room()
     memory = inputs.memory(request.mem)
@@ -83,6 +90,21 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
         software = Software()
         step("building the guest's file system")
         files = guest_files(request, linux, software, scratch)
+        consoles = (LOUD if verbose else QUIET).replace("ttyAMA0", TTYS[machine.uart_kind])
+        guest = Guest(
+            cpus=request.cpus,
+            memory=memory,
+            params=f"{consoles} {request.params}".strip() if linux else request.params,
+            disks=[f"{disk.serial},ro" if disk.read_only else disk.serial for disk in disks],
+            protected=request.protected,
+            machine=machine.name,
+            pvmfw=request.pvmfw is not None,
+        )
+        if request.pvmfw == firmware.VERIFY:
+            step("measuring what the guest starts from")
+            pvmfw = firmware.promise(guest, files, bool(request.argv), scratch)
+        if pvmfw is not None:
+            core = firmware.carried(core, pvmfw, scratch)
         board = Board(
             core=core,
             compiled=driver,
@@ -97,17 +119,12 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
         with board, Follower(board, verbose):
             step("starting the guest")
             given = {disk.serial: board.disk(disk.serial) for disk in files}
-            consoles = (LOUD if verbose else QUIET).replace("ttyAMA0", TTYS[machine.uart_kind])
-            guest = Guest(
-                given.get("gz-kernel"),
-                given.get("gz-initrd"),
-                request.cpus,
-                memory,
-                f"{consoles} {request.params}".strip() if linux else request.params,
-                [board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks],
-                request.protected,
-                machine.name,
-                given.get("gz-firmware"),
+            guest = replace(
+                guest,
+                kernel=given.get(KERNEL),
+                initrd=given.get(INITRD),
+                firmware=given.get(FIRMWARE),
+                disks=[board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks],
             )
             if request.argv:
                 process = start_command(board.host, guest, TO_ERRORS if verbose else NOWHERE)
@@ -126,7 +143,7 @@ def guest_files(request: Request, linux: bool, software: Software, scratch: Path
     kernel = request.kernel
     if kernel is None and request.firmware is None:
         kernel = guest_kernel(software)
-    files = {"gz-kernel": kernel, "gz-initrd": initrd, "gz-firmware": request.firmware}
+    files = {KERNEL: kernel, INITRD: initrd, FIRMWARE: request.firmware}
     return [Disk(path.absolute(), serial, True) for serial, path in files.items() if path is not None]
 
 

@@ -71,10 +71,13 @@ class Tree:
 
 @dataclass(frozen=True)
 class Boot:
-    """What the boot program hands over: command line and where the initrd lies (start, end)."""
+    """What the boot program hands over: command line and where the initrd lies (start, end).
+
+    Without `seeds` the tree of two equal plans is the same, so that firmware can know it."""
 
     params: str
     initrd: tuple[int, int] | None = None
+    seeds: bool = True
 
 
 def write_machine(tree: Tree, machine: Map, cpu_count: int, memory_size: int, boot: Boot) -> None:
@@ -156,8 +159,9 @@ def _write_chosen(tree: Tree, machine: Map, boot: Boot) -> None:
     with tree.node("chosen"):
         tree.text("bootargs", boot.params)
         tree.text("stdout-path", machine.uart_path)
-        tree.data("rng-seed", os.urandom(64))
-        tree.data("kaslr-seed", os.urandom(8))
+        if boot.seeds:
+            tree.data("rng-seed", os.urandom(64))
+            tree.data("kaslr-seed", os.urandom(8))
         if boot.initrd is not None:
             start, end = boot.initrd
             tree.data("linux,initrd-start", struct.pack(">Q", start))

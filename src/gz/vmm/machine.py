@@ -21,8 +21,8 @@ from gz.vmm.devices.uart8250 import Uart8250
 from gz.vmm.exits import End
 from gz.vmm.irq import EdgeLine, LevelLine
 from gz.vmm.kernel import load_kernel
-from gz.vmm.loader import Layout, load_firmware, load_initrd, load_tree
-from gz.vmm.maps import VIRT, Map, Uart
+from gz.vmm.loader import Layout, LoadError, load_firmware, load_initrd, load_tree
+from gz.vmm.maps import PVMFW_SIZE, VIRT, Map, Uart
 from gz.vmm.memory import GuestMemory
 from gz.vmm.streams import Input, Output
 from gz.vmm.vcpu import VcpuThread
@@ -50,6 +50,8 @@ class Plan:
     machine: Map = VIRT
     protected: bool = False
     """The guest's memory is its own: neither this process nor its host reads it once the guest has touched it."""
+    pvmfw: bool = False
+    """Protected, and started by the firmware that the core has for that."""
 
 
 @dataclass
@@ -64,6 +66,24 @@ class Streams:
     @property
     def typed_at_hvc0(self) -> bool:
         return bool(self.named) and self.named[-1] == HVC0
+
+
+def has_console(named: Sequence[str], ports: bool) -> bool:
+    """Is there a virtio console?"""
+    return ports or HVC0 in named
+
+
+def describe(plan: Plan, initrd: tuple[int, int] | None, virtio_count: int) -> bytes:
+    """The guest's device tree."""
+    tree = fdt.Tree()
+    boot = fdt.Boot(plan.params, initrd, seeds=not plan.pvmfw)
+    with tree.node(""):
+        fdt.write_machine(tree, plan.machine, plan.cpus, plan.memory, boot)
+        fdt.write_uart(tree, plan.machine)
+        fdt.write_rtc(tree, plan.machine)
+        for number in range(virtio_count):
+            fdt.write_virtio(tree, plan.machine, number)
+    return bytes(tree)
 
 
 class Machine:
@@ -108,7 +128,9 @@ class Machine:
 
     def _build(self, console: Streams, ports: list[Port]) -> None:
         memory = self._add_memory()
-        if self._plan.protected:
+        if self._plan.pvmfw:
+            self._add_pvmfw()
+        elif self._plan.protected:
             self._vm.enable_capability(Capability.PROTECTED_VM, ProtectedVm.PROTECT)
         layout = self._load(memory)
         initrd = None if self._plan.initrd is None else load_initrd(memory, self._plan.initrd, layout)
@@ -118,13 +140,13 @@ class Machine:
         self._add_uart(console)
         self._add_rtc()
         # Programs that take any virtio console for QEMU's test device (kvm-unit-tests) wait forever for an answer.
-        if ports or HVC0 in console.named:
+        if has_console(console.named, bool(ports)):
             port_0 = Port(HVC0, console.input if console.typed_at_hvc0 else None, console.output)
             self._add_virtio(Console(memory, [port_0, *ports]))
         for path, read_only in self._plan.disks:
             self._add_virtio(Block(memory, Disk(path, read_only)))
         self._add_virtio(Entropy(memory))
-        tree = self._tree(fdt.Boot(self._plan.params, initrd))
+        tree = describe(self._plan, initrd, len(self._virtio))
         load_tree(memory, tree, layout)
         self._vm.set_dtb(layout.tree, len(tree))
         self._start_at(vcpus, layout)
@@ -135,6 +157,13 @@ class Machine:
         memory = GuestMemory([(base, view)])
         self._undo.callback(memory.release)
         return memory
+
+    def _add_pvmfw(self) -> None:
+        if self._vm.enable_capability(Capability.PROTECTED_VM, ProtectedVm.GET_FIRMWARE_SIZE) == 0:
+            raise LoadError("the core has no firmware for protected VMs: gz run --pvmfw gives it some")
+        base = self._map.pvmfw(self._plan.memory)
+        self._vm.add_memory(2, base, PVMFW_SIZE, Purpose.PROTECTED_FIRMWARE)
+        self._vm.enable_capability(Capability.PROTECTED_VM, ProtectedVm.SET_FIRMWARE, base)
 
     def _load(self, memory: GuestMemory) -> Layout:
         if self._plan.firmware is None:
@@ -180,23 +209,17 @@ class Machine:
         device.start()
         self._undo.callback(device.stop)
 
-    def _tree(self, boot: fdt.Boot) -> bytes:
-        tree = fdt.Tree()
-        with tree.node(""):
-            fdt.write_machine(tree, self._map, self._plan.cpus, self._plan.memory, boot)
-            fdt.write_uart(tree, self._map)
-            fdt.write_rtc(tree, self._map)
-            for number in range(len(self._virtio)):
-                fdt.write_virtio(tree, self._map, number)
-        return bytes(tree)
-
     def _start_at(self, vcpus: list[Vcpu], layout: Layout) -> None:
         """The first vCPU boots, the others wait for CPU_ON."""
         for vcpu in vcpus:
             vcpu.set_register(registers.PSTATE, registers.BOOT_PSTATE)
             if vcpu.index == 0:
-                vcpu.set_register(registers.PC, layout.entry)
                 vcpu.set_register(registers.X0, layout.tree)
+                if self._plan.pvmfw:  # it starts where it lies, and is told about the kernel
+                    vcpu.set_register(registers.x(1), layout.entry)
+                    vcpu.set_register(registers.x(2), layout.kernel_end - layout.entry)
+                else:
+                    vcpu.set_register(registers.PC, layout.entry)
             thread = VcpuThread(vcpu, self._bus, self.end)
             self._threads.append(thread)
             # Devices stop after the vCPUs, so that nothing the guest sent is lost.

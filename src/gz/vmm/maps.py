@@ -8,6 +8,9 @@ from enum import Enum
 
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
 
+PVMFW = 0x7FC0_0000
+PVMFW_SIZE = 0x40_0000
+
 
 class Uart(Enum):
     PL011 = "pl011"
@@ -43,6 +46,11 @@ class Map:
     virtio_spi: int
     open_value: int
     """What a load from an address without a device gives."""
+
+    def pvmfw(self, memory: int) -> int:
+        """Where firmware of a protected VM lies, in PVMFW_SIZE bytes: where Android's is linked to if RAM begins behind
+        that, else behind RAM."""
+        return PVMFW if self.ram == PVMFW + PVMFW_SIZE else self.ram + memory
 
     def gicr(self, cpus: int) -> int:
         """The redistributor of vCPU 0; those of the others follow."""

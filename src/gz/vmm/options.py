@@ -67,6 +67,11 @@ def parse(arguments: list[str] | None = None) -> Options:
         help="its memory is the guest's alone, which has to share what devices use: stock kernels do not",
     )
     parser.add_argument(
+        "--pvmfw",
+        action="store_true",
+        help="protected, and started by the firmware that the core has for it",
+    )
+    parser.add_argument(
         "--port",
         action="append",
         default=[],
@@ -85,6 +90,8 @@ def parse(arguments: list[str] | None = None) -> Options:
     try:
         if given.firmware is not None and given.initrd is not None:
             raise UsageError("--initrd goes with --kernel; firmware takes its files from a disk")
+        if given.firmware is not None and given.pvmfw:
+            raise UsageError("--pvmfw starts a kernel, not what is in the flash")
         plan = Plan(
             kernel=given.kernel,
             firmware=given.firmware,
@@ -94,7 +101,8 @@ def parse(arguments: list[str] | None = None) -> Options:
             memory=_memory(given.mem),
             params=given.params,
             disks=[_disk(text) for text in given.disk],
-            protected=given.protected,
+            protected=given.protected or given.pvmfw,
+            pvmfw=given.pvmfw,
         )
         ports = [_port(text) for text in given.port]
         if len({port.name for port in ports}) < len(ports):
