@@ -16,6 +16,14 @@ from gz.board.vmm import QUIET, Guest, start_console
 from gz.board.wire import Kind
 
 PROMPT = b"guest# "
+#: The first line of /proc/stat before and after five seconds in which $1 processes never wait.
+STEAL = """
+for i in $(seq $1); do (while :; do :; done) & done
+sleep 2
+head -1 /proc/stat
+sleep 5
+head -1 /proc/stat
+"""
 TROUBLE = "grep -icE 'stall|lockup|hung|lost|BUG:|WARNING:'"
 
 
@@ -80,6 +88,18 @@ def test_timers_of_the_host_while_guests_are_busy(host: Host):
             guest.signal(15)
     wait_for_pages(host)
     assert host.shell(f"dmesg | {TROUBLE} || true").strip() == "0"
+
+
+def test_stolen_time(host: Host):
+    """As many vCPUs as CPUs have them nearly for themselves; of twice as many each waits half of the time."""
+    cpus = int(host.shell("nproc"))
+    shares: list[float] = []
+    for vcpus in (cpus, 2 * cpus):
+        done = host.guest("sh", "-c", STEAL, "sh", str(vcpus), cpus=vcpus)
+        before, after = ([int(field) for field in line.split()[1:9]] for line in done.text.splitlines())
+        passed = [last - first for first, last in zip(before, after, strict=True)]
+        shares.append(passed[7] / sum(passed))
+    assert shares[0] < 0.25 and 0.3 < shares[1] < 0.7, shares
 
 
 def test_a_guest_starts_over(host: Host):
