@@ -16,14 +16,15 @@ from gz.board.vmm import QUIET, Guest, start_console
 from gz.board.wire import Kind
 
 PROMPT = b"guest# "
-#: The first line of /proc/stat before and after five seconds in which $1 processes never wait.
+#: The time and the first line of /proc/stat before and after five seconds in which $1 processes never wait.
 STEAL = """
 for i in $(seq $1); do (while :; do :; done) & done
 sleep 2
-head -1 /proc/stat
+echo $(cut -d' ' -f1 /proc/uptime) $(head -1 /proc/stat)
 sleep 5
-head -1 /proc/stat
+echo $(cut -d' ' -f1 /proc/uptime) $(head -1 /proc/stat)
 """
+USER_HZ = 100
 TROUBLE = "grep -icE 'stall|lockup|hung|lost|BUG:|WARNING:'"
 
 
@@ -96,10 +97,10 @@ def test_stolen_time(host: Host):
     shares: list[float] = []
     for vcpus in (cpus, 2 * cpus):
         done = host.guest("sh", "-c", STEAL, "sh", str(vcpus), cpus=vcpus)
-        before, after = ([int(field) for field in line.split()[1:9]] for line in done.text.splitlines())
-        passed = [last - first for first, last in zip(before, after, strict=True)]
-        shares.append(passed[7] / sum(passed))
-    assert shares[0] < 0.25 and 0.3 < shares[1] < 0.7, shares
+        lines = [line.split() for line in done.text.splitlines()]
+        (begin, before), (end, after) = ((float(line[0]), int(line[9])) for line in lines)
+        shares.append((after - before) / USER_HZ / (end - begin) / vcpus)
+    assert shares[0] < 0.2 and 0.35 < shares[1] < 0.65, shares
 
 
 def test_a_guest_starts_over(host: Host):

@@ -40,6 +40,20 @@ EL1_REGISTERS = (
     SysRegs.MDSCR_EL1,
 )
 
+#: Keys of pointer authentication: switched when a guest first uses them (world.load_keys).
+KEY_REGISTERS = (
+    SysRegs.APIAKeyLo_EL1,
+    SysRegs.APIAKeyHi_EL1,
+    SysRegs.APIBKeyLo_EL1,
+    SysRegs.APIBKeyHi_EL1,
+    SysRegs.APDAKeyLo_EL1,
+    SysRegs.APDAKeyHi_EL1,
+    SysRegs.APDBKeyLo_EL1,
+    SysRegs.APDBKeyHi_EL1,
+    SysRegs.APGAKeyLo_EL1,
+    SysRegs.APGAKeyHi_EL1,
+)
+
 
 class FpState(Struct, align=16):
     """V0–V31 (low half first), FPSR, FPCR.  The vectors' fp_save and fp_load know this layout."""
@@ -63,5 +77,7 @@ class Context(Struct, align=64):
     cptr: u64
     mdcr: u64
     fp_live: u32  # guest: its FP/SIMD registers are in the CPU
+    keys_live: u32  # guest: its keys are in the CPU
     el1: Array[u64] = array(len(EL1_REGISTERS))
+    keys: Array[u64] = array(len(KEY_REGISTERS))
     fp: FpState

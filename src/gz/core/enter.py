@@ -77,7 +77,7 @@ def lower_serror(context: Context) -> Context:
     vcpu = context.vcpu
     if vcpu is None:
         return context
-    sysreg.HCR_EL2 = HCR_EL2(context.hcr).replace(VSE=1)
+    sysreg.HCR_EL2 = HCR_EL2(sysreg.HCR_EL2).replace(VSE=1)
     return resume(vcpu)
 
 

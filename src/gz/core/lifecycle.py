@@ -22,7 +22,7 @@ from gz.arm64.insn import dmb
 from gz.arm64.registers import SCTLR_EL1_RES1
 from gz.arm64.sysreg import SysRegs
 from gz.bits import Ipa, Pa, i64, u32, u64
-from gz.core.context import EL1_REGISTERS
+from gz.core.context import EL1_REGISTERS, KEY_REGISTERS
 from gz.core.firmware import firmware
 from gz.core.vcpu import Power, Vcpu
 from gz.core.vm import VCPU_COUNT_MAX, Vm
@@ -100,6 +100,8 @@ def _reset_rest(vcpu: Vcpu, entry: u64) -> None:
     context.el1[_SCTLR] = SCTLR_EL1_RES1
     for i in range(64):
         context.fp.v[i] = 0
+    for i in range(len(KEY_REGISTERS)):
+        context.keys[i] = 0
     context.fp.fpsr = 0
     context.fp.fpcr = 0
     context.elr = entry

@@ -16,12 +16,14 @@ import gz.core.identification as identification
 import gz.core.timer as timer
 import gz.core.vgic as vgic
 import gz.core.vgic_mmio as vgic_mmio
+import gz.core.world as world
 from gz.arm64.insn import dc
 from gz.arm64.operations import DC
 from gz.arm64.performance_registers import PerformanceRegisters
 from gz.arm64.syndrome import SYSREG_MASK, SysRegTrap, register_iss
 from gz.arm64.sysreg import SysReg, SysRegs, sysreg
 from gz.bits import Va, function_table, table, u8, u32, u64
+from gz.core.context import KEY_REGISTERS
 from gz.core.monitors import COMPARATORS
 from gz.core.outcome import Outcome
 from gz.core.vcpu import Vcpu
@@ -137,6 +139,10 @@ def clean(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     return 0
 
 
+def keys(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
+    return u64(world.load_keys(vcpu))
+
+
 _READ, _WRITE, _BOTH = 1, 2, 3
 _LOADS = 4  # the handler gets the registers into the CPU and gives an Outcome
 
@@ -171,6 +177,7 @@ POLICY: tuple[Policy, ...] = (
     Policy(SysRegs.CNTP_CVAL_EL0, _BOTH, timer_deadline, "the physical timer is emulated on CNTHP"),
     Policy(SysRegs.CNTP_TVAL_EL0, _BOTH, timer_value, "the physical timer is emulated on CNTHP"),
     Policy(SysRegs.ACTLR_EL1, _BOTH, zero, "implementation defined controls are the host's"),
+    *(Policy(register, _LOADS, keys, "switched at the first use after an entry") for register in KEY_REGISTERS),
     Policy(DC["isw"], _WRITE, clean_invalidate, "data of others must not be lost: cleaned as well"),
     Policy(DC["cisw"], _WRITE, clean_invalidate, "on this CPU, as the instruction would"),
     Policy(DC["csw"], _WRITE, clean, "on this CPU, as the instruction would"),

@@ -63,9 +63,14 @@ def floating_point(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     return Outcome.RESUME
 
 
+def pointer_authentication(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    return world.load_keys(vcpu)
+
+
 _ROWS: dict[int, Handler] = {
     ExceptionClass.WFX: wait,
     ExceptionClass.FP: floating_point,
+    ExceptionClass.PAC: pointer_authentication,
     ExceptionClass.HVC64: hypercall,
     ExceptionClass.SMC64: secure_call,
     ExceptionClass.SYSREG: system_register,

@@ -8,12 +8,14 @@ import gz.core.debug as debug
 import gz.core.kick as kick
 import gz.core.list_registers as list_registers
 import gz.core.timer as timer
+from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1
 from gz.arm64.insn import isb, read, write
 from gz.arm64.registers import CPTR_EL2, CPTR_EL2_RES1, HCR_EL2, MDCR_EL2, TCR_EL1
 from gz.arm64.sysreg import SysRegs, sysreg
 from gz.bits import u64
-from gz.core.context import EL1_REGISTERS, Context
+from gz.core.context import EL1_REGISTERS, KEY_REGISTERS, Context
 from gz.core.cpu import Cpu
+from gz.core.outcome import Outcome
 from gz.core.platform import machine
 from gz.core.vcpu import Vcpu
 from gz.core.vectors import fp_load, fp_save, sve_load, sve_save
@@ -87,6 +89,8 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
         _unload_fp(cpu, context)
     if vcpu.debug.armed != 0:
         debug.unload(vcpu)
+    if context.keys_live != 0:
+        _unload_keys(cpu, context)
     _save(context)
     if cpu.mdcr != 0:
         counters.leave(vcpu)
@@ -126,6 +130,38 @@ def _unload_fp(cpu: Cpu, context: Context) -> None:
     if cpu.sve_state != 0:
         sve_load(cpu.sve_state)
     context.fp_live = 0
+
+
+def has_keys() -> bool:
+    """FEAT_PAuth."""
+    isar1 = ID_AA64ISAR1_EL1(sysreg.ID_AA64ISAR1_EL1)
+    return isar1.APA | isar1.API | ID_AA64ISAR2_EL1(sysreg.ID_AA64ISAR2_EL1).APA3 != 0
+
+
+def load_keys(vcpu: Vcpu) -> Outcome:
+    """The guest's first use of pointer authentication since it was entered: its keys take the host's place.
+
+    Until then it can neither read the host's keys nor sign with them (HCR_EL2.APK, API).
+    """
+    if not has_keys():
+        return Outcome.UNDEFINED
+    context = vcpu.context
+    _exchange_keys(context.cpu.host, context)
+    context.keys_live = 1
+    sysreg.HCR_EL2 = HCR_EL2(sysreg.HCR_EL2).replace(APK=1, API=1)
+    return Outcome.RESUME
+
+
+@cold
+def _unload_keys(cpu: Cpu, context: Context) -> None:
+    _exchange_keys(context, cpu.host)
+    context.keys_live = 0
+
+
+def _exchange_keys(old: Context, new: Context) -> None:
+    for i, register in unroll(tuple(enumerate(KEY_REGISTERS))):
+        old.keys[i] = read(register)
+        write(register, new.keys[i])
 
 
 def prepare(context: Context, vmid_table: u64, vmpidr: u64) -> None:
