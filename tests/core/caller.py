@@ -34,7 +34,7 @@ class Host:
     """CPU 0 with the host on it: makes calls as HVC or doorbell and comes back from guests by an interrupt."""
 
     def __init__(self, *roots: Callable[..., Any]) -> None:
-        externs = dict.fromkeys(("fp_save", "fp_load", "sve_save", "sve_load"), nothing)
+        externs = dict.fromkeys(("fp_save", "fp_load", "sve_save", "sve_load", "sve_vector_length"), nothing)
         functions = (
             calls.hypercall,
             enter.lower_irq,

@@ -44,6 +44,27 @@ class ID_AA64PFR1_EL1(Register):
     PFAR = field(63, 60)
 
 
+class ID_AA64ZFR0_EL1(Register):
+    """Of SVE; 0 without."""
+
+    SVEver = field(3, 0)
+    AES = field(7, 4)
+    EltPerm = field(15, 12)
+    BitPerm = field(19, 16)
+    BF16 = field(23, 20)
+    B16B16 = field(27, 24)
+    SHA3 = field(35, 32)
+    SM4 = field(43, 40)
+    I8MM = field(47, 44)
+    F32MM = field(55, 52)
+    F64MM = field(59, 56)
+
+
+class ID_AA64SMFR0_EL1(Register):
+    FA64 = field(63)
+    """All of A64 in streaming mode, FFR included."""
+
+
 class ID_AA64DFR0_EL1(Register):
     DebugVer = field(3, 0)
     TraceVer = field(7, 4)

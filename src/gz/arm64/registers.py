@@ -90,6 +90,19 @@ class HCRX_EL2(Register):
     SCTLR2En = field(15)
 
 
+class MPAM2_EL2(Register):
+    TRAPMPAM1EL1 = field(48)
+    TRAPMPAM0EL1 = field(49)
+    TIDR = field(58)
+    MPAMEN = field(63)
+
+
+class SVCR(Register):
+    SM = field(0)
+    """Streaming mode: vectors have SME's length."""
+    ZA = field(1)
+
+
 class SCTLR_EL2(Register):
     """With HCR_EL2.E2H = 0. RES1 bits: :data:`SCTLR_EL2_RES1`."""
 

@@ -77,6 +77,12 @@ class Context(Struct, align=64):
     cptr: u64
     mdcr: u64
     fp_live: u32  # guest: its FP/SIMD registers are in the CPU
+    sve: u64  # virtual address of its SVE state while that is not in the CPU (vectors.sve_save); 0: no SVE
+    zcr: u64  # ZCR_EL1, the same
+    svcr: u64  # the host's, the same: it may be in streaming mode
+    hcrx: u64
+    tpidr2: u64  # TPIDR2_EL0 and SMPRI_EL1 while another context runs, on CPUs with SME
+    smpri: u64
     keys_live: u32  # guest: its keys are in the CPU
     el1: Array[u64] = array(len(EL1_REGISTERS))
     keys: Array[u64] = array(len(KEY_REGISTERS))

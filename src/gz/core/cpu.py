@@ -23,7 +23,7 @@ class Cpu(Struct, align=64):
     mpidr: u64  # affinity bits only
     redistributor: Va  # this CPU's RD_base frame, SGI_base follows at 0x10000
     running: Ptr[Vcpu] | None
-    sve_state: u64  # where world.load_fp keeps the host's SVE state; 0: the CPU has no SVE
+    extensions: u32  # what core/extensions.py has to switch on this CPU, 0: nothing
     by_doorbell: u32  # the RUN in progress came from a store: on an interrupt the store stays un-retired
     mdcr: u64  # MDCR_EL2: what the performance monitors of this CPU need, whoever runs
     kick_ready: u32  # SGI 15 has been put into Group 0 on this CPU

@@ -10,12 +10,12 @@ from __future__ import annotations
 import gz.core.advance as advance
 import gz.core.calls as calls
 import gz.core.counters as counters
-import gz.core.frames as frames
+import gz.core.extensions as extensions
 import gz.core.host_memory as host_memory
 import gz.core.inject as inject
-import gz.core.memory as memory
 import gz.core.panic as dying
 import gz.core.power as power
+import gz.core.simd as simd
 import gz.core.stage2 as stage2
 from gz.abi import doorbell
 from gz.abi.calls import CALL_COUNT, SMC32_BASE, SMC64_BIT
@@ -24,9 +24,6 @@ from gz.arm64.features import (
     ID_AA64DFR0_EL1,
     ID_AA64ISAR1_EL1,
     ID_AA64ISAR2_EL1,
-    ID_AA64MMFR0_EL1,
-    ID_AA64MMFR1_EL1,
-    ID_AA64MMFR3_EL1,
     ID_AA64PFR0_EL1,
     ID_AA64PFR1_EL1,
 )
@@ -36,7 +33,6 @@ from gz.arm64.registers import (
     CPTR_EL2,
     CPTR_EL2_RES1,
     HCR_EL2,
-    HCRX_EL2,
     HPFAR_EL2,
     MDCR_EL2,
     SCTLR_EL1_RES1,
@@ -52,14 +48,9 @@ from gz.core.context import Context
 from gz.core.cpu import Cpu
 from gz.core.host_memory import HOST
 from gz.core.platform import machine
-from gz.core.vectors import SVE_STATE_SIZE
 from gz.metal import cold, inline
 
 _START = SPSR(M=Mode.EL1H, F=1, I=1, A=1, D=1)
-_FGT_GRANTS = 0xFFF4_0000_0000_0000  # HFGRTR_EL2, HFGWTR_EL2: the fields that let something through
-_FGT_INSTRUCTION_GRANTS = 0x1F << 55  # HFGITR_EL2: GCS, branch records
-_FGT_DEBUG_READ_GRANTS = 1 << 62 | 7 << 59  # HDFGRTR_EL2: PMSNEVFR, branch records
-_FGT_DEBUG_WRITE_GRANTS = 1 << 62 | 3 << 60  # HDFGWTR_EL2
 _SMCR_ALL = 1 << 31 | 1 << 30 | 0xF  # FA64, EZT0, LEN
 
 
@@ -131,46 +122,20 @@ def mdcr() -> MDCR_EL2:
     return value
 
 
-def _grant_features() -> None:
+def _grant_features(cpu: Cpu) -> None:
     """What needs a word from EL2 before EL1 may use it."""
     pfr0 = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1)
     pfr1 = ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1)
     dfr0 = ID_AA64DFR0_EL1(sysreg.ID_AA64DFR0_EL1)
-    mmfr0 = ID_AA64MMFR0_EL1(sysreg.ID_AA64MMFR0_EL1)
-    mmfr3 = ID_AA64MMFR3_EL1(sysreg.ID_AA64MMFR3_EL1)
-    isar1 = ID_AA64ISAR1_EL1(sysreg.ID_AA64ISAR1_EL1)
-    isar2 = ID_AA64ISAR2_EL1(sysreg.ID_AA64ISAR2_EL1)
-    if mmfr0.FGT != 0:
-        sysreg.HFGRTR_EL2 = _FGT_GRANTS
-        sysreg.HFGWTR_EL2 = _FGT_GRANTS
-        sysreg.HFGITR_EL2 = _FGT_INSTRUCTION_GRANTS
-        sysreg.HDFGRTR_EL2 = _FGT_DEBUG_READ_GRANTS
-        sysreg.HDFGWTR_EL2 = _FGT_DEBUG_WRITE_GRANTS
-        if pfr0.AMU != 0:
-            sysreg.HAFGRTR_EL2 = 0
-    if mmfr0.FGT >= 2:
-        sysreg.HFGRTR2_EL2 = ~u64(0)
-        sysreg.HFGWTR2_EL2 = ~u64(0)
-        sysreg.HFGITR2_EL2 = ~u64(0)
-        sysreg.HDFGRTR2_EL2 = ~u64(0)
-        sysreg.HDFGWTR2_EL2 = ~u64(0)
-    if ID_AA64MMFR1_EL1(sysreg.ID_AA64MMFR1_EL1).HCX != 0:
-        value = HCRX_EL2(0)
-        if isar1.LS64 != 0:
-            value = value.replace(EnAS0=1, EnALS=1, EnASR=1)
-        if isar2.MOPS != 0:
-            value = value.replace(MSCEn=1)
-        if mmfr3.TCRX != 0:
-            value = value.replace(TCR2En=1)
-        if mmfr3.SCTLRX != 0:
-            value = value.replace(SCTLR2En=1)
-        sysreg.HCRX_EL2 = value
+    cpu.extensions = extensions.present()
+    cpu.host.hcrx = extensions.host_hcrx()
+    extensions.grant(cpu.extensions, cpu.host)
+    if cpu.extensions & extensions.FINE_TRAPS != 0 and pfr0.AMU != 0:
+        sysreg.HAFGRTR_EL2 = 0
     if pfr0.SVE != 0:
         sysreg.ZCR_EL2 = ZCR(LEN=15)
     if pfr1.SME != 0:
         sysreg.SMCR_EL2 = _SMCR_ALL
-    if pfr0.MPAM != 0 or pfr1.MPAM_frac != 0:
-        sysreg.MPAM2_EL2 = 0
     if dfr0.TraceFilt != 0:
         sysreg.TRFCR_EL2 = 0
 
@@ -188,9 +153,10 @@ def prepare_cpu(cpu: Cpu) -> None:
     cpu.mdcr = counters.mdcr()
     sysreg.CPTR_EL2 = context.cptr
     isb()
-    _grant_features()
-    if ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).SVE != 0 and cpu.sve_state == 0:
-        cpu.sve_state = _sve_state()
+    _grant_features(cpu)
+    if ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).SVE != 0:
+        isb()
+        simd.create_host(context)
     sysreg.VTCR_EL2 = stage2.vtcr()
     sysreg.VTTBR_EL2 = context.vttbr
     sysreg.VPIDR_EL2 = sysreg.MIDR_EL1
@@ -206,13 +172,6 @@ def prepare_cpu(cpu: Cpu) -> None:
     tlbi("alle1")
     dsb("nsh")
     isb()
-
-
-def _sve_state() -> u64:
-    count: u64 = (SVE_STATE_SIZE + frames.FRAME_SIZE - 1) // frames.FRAME_SIZE
-    run = frames.allocate_run(count)
-    assert run != Pa(0), "no frames for the SVE state"
-    return u64(memory.va(run))
 
 
 def enter(cpu: Cpu, entry: Pa, argument: u64) -> Context:

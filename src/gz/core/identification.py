@@ -21,6 +21,7 @@ from gz.arm64.features import (
     ID_AA64MMFR2_EL1,
     ID_AA64PFR0_EL1,
     ID_AA64PFR1_EL1,
+    ID_AA64ZFR0_EL1,
 )
 from gz.arm64.insn import read
 from gz.arm64.sysreg import SysRegs
@@ -81,9 +82,9 @@ IDENTITIES: tuple[Identity, ...] = (
     Identity(
         SysRegs.ID_AA64PFR0_EL1,
         ID_AA64PFR0_EL1,
-        "EL1 is AArch64 and there is no level above; RAS, SVE, MPAM, activity monitors, realms are hidden; CSV2 up "
-        "to 1, as the SCXTNUM registers of 2 are not switched",
-        keep=("EL0", "FP", "AdvSIMD", "DIT", "CSV3"),
+        "EL1 is AArch64 and there is no level above; SVE is switched lazily; RAS, MPAM, activity monitors, realms are "
+        "hidden; CSV2 up to 1, as the SCXTNUM registers of 2 are not switched",
+        keep=("EL0", "FP", "AdvSIMD", "SVE", "DIT", "CSV3"),
         limit={"CSV2": 1},
         fixed={"EL1": 1, "GIC": 1},
     ),
@@ -92,6 +93,12 @@ IDENTITIES: tuple[Identity, ...] = (
         ID_AA64PFR1_EL1,
         "memory tags, SME, NMI and what needs registers that are not switched are hidden",
         keep=("BT", "SSBS"),
+    ),
+    Identity(
+        SysRegs.ID_AA64ZFR0_EL1,
+        ID_AA64ZFR0_EL1,
+        "plain instructions of SVE",
+        keep=tuple(ID_AA64ZFR0_EL1.FIELDS),
     ),
     Identity(
         SysRegs.ID_AA64DFR0_EL1,

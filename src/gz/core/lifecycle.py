@@ -7,6 +7,7 @@ import gz.core.counters as counters
 import gz.core.debug as debug
 import gz.core.frames as frames
 import gz.core.memory as memory
+import gz.core.simd as simd
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
 import gz.core.timer as timer
@@ -51,6 +52,9 @@ def create(vm: Vm, index: u32, run_page: Pa) -> i64:
     if frame == 0:
         return Error.NO_MEMORY
     vcpu = view(Vcpu, memory.va(frame))
+    if not simd.create(vcpu.context):
+        frames.free_run(frame, VCPU_FRAMES)
+        return Error.NO_MEMORY
     vcpu.vm = vm
     vcpu.index = index
     vcpu.run_page = run_page
@@ -61,7 +65,7 @@ def create(vm: Vm, index: u32, run_page: Pa) -> i64:
     timer.reset(vcpu)
     reset(vcpu, u64(vm.firmware) if index == 0 else 0, 0)
     vcpu.power = Power.ON if index == 0 else Power.OFF
-    vm.frame_count += VCPU_FRAMES
+    vm.frame_count += VCPU_FRAMES + simd.frame_count()
     vm.vcpu_count += 1
     dmb("ish")  # who finds the vCPU finds it whole
     vm.vcpus[index] = vcpu
@@ -79,7 +83,8 @@ def destroy(vm: Vm, index: u32) -> i64:
         return Error.BUSY
     vm.vcpus[index] = None
     vm.vcpu_count -= 1
-    vm.frame_count -= VCPU_FRAMES
+    vm.frame_count -= VCPU_FRAMES + simd.frame_count()
+    simd.destroy(vcpu.context)
     frames.free_run(memory.pa(address(vcpu)), VCPU_FRAMES)
     return Error.NO_ERROR
 
@@ -98,12 +103,9 @@ def _reset_rest(vcpu: Vcpu, entry: u64) -> None:
     for i in range(len(EL1_REGISTERS)):
         context.el1[i] = 0
     context.el1[_SCTLR] = SCTLR_EL1_RES1
-    for i in range(64):
-        context.fp.v[i] = 0
+    simd.reset(context)
     for i in range(len(KEY_REGISTERS)):
         context.keys[i] = 0
-    context.fp.fpsr = 0
-    context.fp.fpcr = 0
     context.elr = entry
     context.spsr = BOOT_PSTATE
     context.hcr = world.guest_hcr()

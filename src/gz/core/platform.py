@@ -39,6 +39,7 @@ class Machine(Struct):
     kernel_arguments_size: u64
     initrd: PhysicalRange
     zero_block: u64  # bytes that DC ZVA clears, 0: prohibited
+    vector_length: u64  # bytes of an SVE vector, 0: no SVE
     cache_line: u64  # bytes, the smallest data cache line
     forces_write_back: u16  # 1: FEAT_S2FWB, so that guests' accesses to memory are all cacheable
     fetches_coherently: u16  # 1: CTR_EL0.DIC, instruction caches follow the data

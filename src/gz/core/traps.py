@@ -8,6 +8,7 @@ from collections.abc import Callable
 import gz.core.advance as advance
 import gz.core.faults as faults
 import gz.core.guest_calls as guest_calls
+import gz.core.simd as simd
 import gz.core.sysregs as sysregs
 import gz.core.vgic as vgic
 import gz.core.world as world
@@ -59,7 +60,15 @@ def system_register(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
 
 
 def floating_point(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
-    world.load_fp(vcpu)
+    simd.load(vcpu)
+    return Outcome.RESUME
+
+
+def vectors(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
+    """SVE: a trap with the guest's registers in the CPU is not one of the core's making."""
+    if vcpu.context.sve == 0 or vcpu.context.fp_live != 0:
+        return Outcome.UNDEFINED
+    simd.load(vcpu)
     return Outcome.RESUME
 
 
@@ -71,6 +80,7 @@ _ROWS: dict[int, Handler] = {
     ExceptionClass.WFX: wait,
     ExceptionClass.FP: floating_point,
     ExceptionClass.PAC: pointer_authentication,
+    ExceptionClass.SVE: vectors,
     ExceptionClass.HVC64: hypercall,
     ExceptionClass.SMC64: secure_call,
     ExceptionClass.SYSREG: system_register,

@@ -30,16 +30,26 @@ def fp_save(state: FpState) -> None: ...
 def fp_load(state: FpState) -> None: ...
 
 
-#: Bytes of one CPU's SVE state at the largest vector length (256 bytes): Z0–Z31, P0–P15, FFR.
-SVE_STATE_SIZE = 32 * 256 + 16 * 32 + 32
+VECTOR_LENGTH_MAX = 256  # bytes
+
+
+def sve_size(vector_length: u64) -> u64:
+    """Bytes of Z0–Z31, P0–P15 and FFR, at a vector length in bytes."""
+    return 32 * vector_length + 17 * (vector_length // 8)
+
+
+#: Bytes, as EL2 has it.
+@extern
+def sve_vector_length() -> u64: ...
+
+
+#: `ffr` 0: the CPU has none at the moment (streaming mode).
+@extern
+def sve_save(state: u64, ffr: u64) -> None: ...
 
 
 @extern
-def sve_save(state: u64) -> None: ...
-
-
-@extern
-def sve_load(state: u64) -> None: ...
+def sve_load(state: u64, ffr: u64) -> None: ...
 
 
 EMERGENCY_STACK_SIZE = 4096
@@ -143,23 +153,31 @@ def _fp(name: str, pair: str, single: str) -> str:
 
 
 def _sve(name: str, move: str) -> str:
-    # FFR goes through P0: saved after it, loaded before it.
+    # Z0–Z31, P0–P15, FFR, close together. FFR goes through P0: saved after it, loaded before it.
     z = "\n".join(f"    {move} z{n}, [x0, #{n}, mul vl]" for n in range(32))
-    p = "\n".join(f"    {move} p{n}, [x1, #{n}, mul vl]" for n in range(16))
-    ffr = f"    add x2, x0, #{32 * 256}\n    add x2, x2, #{16 * 32}"
-    body = f"{p}\n{ffr}\n    rdffr p0.b\n    str p0, [x2]" if move == "str" else (
-        f"{ffr}\n    ldr p0, [x2]\n    wrffr p0.b\n{p}")
+    p = "\n".join(f"    {move} p{n}, [x2, #{n}, mul vl]" for n in range(16))
+    save = "    rdffr p0.b\n    str p0, [x2, #16, mul vl]"
+    load = "    ldr p0, [x2, #16, mul vl]\n    wrffr p0.b"
+    body = f"{p}\n    cbz x1, 1f\n{save}\n1:" if move == "str" else f"    cbz x1, 1f\n{load}\n1:\n{p}"
     return f"""
     .global {name}
     .type {name}, %function
 {name}:
 {z}
-    add x1, x0, #{32 * 256}
+    addvl x2, x0, #31
+    addvl x2, x2, #1
 {body}
     ret
 """
 
 
+_VECTOR_LENGTH = """
+    .global sve_vector_length
+    .type sve_vector_length, %function
+sve_vector_length:
+    rdvl x0, #1
+    ret
+"""
 _LOWER = ("lower_sync", "lower_irq", "lower_fiq", "lower_serror")
 
 assembly(
@@ -179,6 +197,7 @@ vectors:
     + _fp("fp_load", "ldp", "ldr")
     + _sve("sve_save", "str")
     + _sve("sve_load", "ldr")
+    + _VECTOR_LENGTH
     + f"""
     .section .bss.emergency, "aw", %nobits
     .balign 16

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import gz.core.counters as counters
 import gz.core.debug as debug
+import gz.core.extensions as extensions
 import gz.core.kick as kick
 import gz.core.list_registers as list_registers
+import gz.core.simd as simd
 import gz.core.timer as timer
 from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1
 from gz.arm64.insn import isb, read, write
-from gz.arm64.registers import CPTR_EL2, CPTR_EL2_RES1, HCR_EL2, MDCR_EL2, TCR_EL1
+from gz.arm64.registers import HCR_EL2, MDCR_EL2, TCR_EL1
 from gz.arm64.sysreg import SysRegs, sysreg
 from gz.bits import u64
 from gz.core.context import EL1_REGISTERS, KEY_REGISTERS, Context
@@ -18,15 +20,12 @@ from gz.core.cpu import Cpu
 from gz.core.outcome import Outcome
 from gz.core.platform import machine
 from gz.core.vcpu import Vcpu
-from gz.core.vectors import fp_load, fp_save, sve_load, sve_save
 from gz.metal import cold, inline, unroll
 
 #: HCR_EL2 of a guest: stage 2 on, interrupts to EL2, identification and implementation registers trapped.
 GUEST_HCR = HCR_EL2(
     VM=1, SWIO=1, FMO=1, IMO=1, AMO=1, FB=1, BSU=1, TWI=1, TID3=1, TSC=1, TIDCP=1, TACR=1, TSW=1, RW=1, TLOR=1, TERR=1
 )
-#: FP/SIMD trapped until first use; SVE, SME, trace and activity monitors never offered.
-GUEST_CPTR = CPTR_EL2(CPTR_EL2_RES1, TFP=1, TZ=1, TSM=1, TTA=1, TAM=1)
 #: Every access to debug registers (core/debug.py) traps, to performance monitors the first one (core/counters.py).
 GUEST_MDCR = MDCR_EL2(TDA=1, TDOSA=1, TDRA=1, TPM=1, TPMCR=1, TTRF=1, TPMS=1)
 
@@ -74,6 +73,8 @@ def enter(cpu: Cpu, vcpu: Vcpu) -> None:
         counters.enter(vcpu)
     if vcpu.debug.armed != 0:
         debug.load(vcpu)
+    if cpu.extensions != 0:
+        extensions.enter(cpu.extensions, cpu.host, context)
     timer.load(vcpu)
     list_registers.load(vcpu)
     sysreg.ICC_IGRPEN0_EL1 = 1  # kicks arrive
@@ -86,7 +87,7 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     """From `vcpu` back to the host."""
     context = vcpu.context
     if context.fp_live != 0:
-        _unload_fp(cpu, context)
+        simd.unload(cpu, context)
     if vcpu.debug.armed != 0:
         debug.unload(vcpu)
     if context.keys_live != 0:
@@ -94,6 +95,8 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     _save(context)
     if cpu.mdcr != 0:
         counters.leave(vcpu)
+    if cpu.extensions != 0:
+        extensions.leave(cpu.extensions, cpu.host, context)
     sysreg.ICC_IGRPEN0_EL1 = 0
     list_registers.save(vcpu)
     timer.save(vcpu)
@@ -105,31 +108,6 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
 def guest_hcr() -> u64:
     """HCR_EL2 of a guest; with FWB the attributes of stage2.guest_memory() decide on memory types alone."""
     return GUEST_HCR.replace(FWB=1) if machine.forces_write_back != 0 else GUEST_HCR
-
-
-def load_fp(vcpu: Vcpu) -> None:
-    """The guest's first FP/SIMD instruction since it was entered: its registers take the host's place."""
-    context = vcpu.context
-    cpu = context.cpu
-    sysreg.CPTR_EL2 = cpu.host.cptr
-    isb()
-    if cpu.sve_state != 0:
-        sve_save(cpu.sve_state)
-    fp_save(cpu.host.fp)
-    fp_load(context.fp)
-    context.fp_live = 1
-    sysreg.CPTR_EL2 = GUEST_CPTR.replace(TFP=0)
-
-
-@cold
-def _unload_fp(cpu: Cpu, context: Context) -> None:
-    sysreg.CPTR_EL2 = cpu.host.cptr
-    isb()
-    fp_save(context.fp)
-    fp_load(cpu.host.fp)
-    if cpu.sve_state != 0:
-        sve_load(cpu.sve_state)
-    context.fp_live = 0
 
 
 def has_keys() -> bool:
@@ -167,6 +145,6 @@ def _exchange_keys(old: Context, new: Context) -> None:
 def prepare(context: Context, vmid_table: u64, vmpidr: u64) -> None:
     """What EL2 decides about a guest's context; the rest is the guest's own."""
     context.hcr = guest_hcr()
-    context.cptr = GUEST_CPTR
+    context.cptr = simd.GUEST_CPTR
     context.vttbr = vmid_table
     context.vmpidr = vmpidr
