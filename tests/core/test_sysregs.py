@@ -144,7 +144,7 @@ def test_hidden_features(trapped: Trapped, raw: int) -> None:
     value = {name: trapped.read(name) for name in TABLE if name.startswith(("ID_", "MVFR"))}
     assert all(v is not None for v in value.values())
     hidden = {
-        "ID_AA64PFR0_EL1": (8, 12, 28, 32, 36, 40, 44, 52),  # EL2, EL3, RAS, SVE, SEL2, MPAM, AMU, RME
+        "ID_AA64PFR0_EL1": (8, 12, 28, 36, 40, 44, 52),  # EL2, EL3, RAS, SEL2, MPAM, AMU, RME
         "ID_AA64PFR1_EL1": (8, 12, 16, 24, 28, 36),  # MTE, RAS, MPAM, SME, RNDR_trap, NMI
         "ID_AA64DFR0_EL1": (4, 16, 24, 32, 40, 44, 48, 52),  # trace, SPE, TRBE, BRBE
         "ID_AA64ISAR0_EL1": (24,),  # TME
@@ -153,7 +153,7 @@ def test_hidden_features(trapped: Trapped, raw: int) -> None:
         "ID_AA64MMFR0_EL1": (32, 36, 40, 44, 56, 60),  # stage 2 granules, ExS, FGT, ECV
         "ID_AA64MMFR1_EL1": (4, 8, 16, 28, 32, 40, 56),  # VMID, VHE, LOR, XNX, TWED, HCX, CMOW
         "ID_AA64MMFR2_EL1": (12, 24, 40, 56),  # IESB, NV, FWB, EVT
-        "ID_AA64ZFR0_EL1": range(0, 64, 4),
+        "ID_AA64ZFR0_EL1": (8, 28, 48, 60),
         "ID_AA64SMFR0_EL1": range(0, 64, 4),
         "ID_AA64DFR1_EL1": range(0, 64, 4),
         "ID_AA64MMFR3_EL1": range(0, 64, 4),
