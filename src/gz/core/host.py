@@ -17,13 +17,12 @@ import gz.core.panic as dying
 import gz.core.power as power
 import gz.core.simd as simd
 import gz.core.stage2 as stage2
+import gz.core.world as world
 from gz.abi import doorbell
 from gz.abi.calls import CALL_COUNT, SMC32_BASE, SMC64_BIT
 from gz.abi.errors import Error
 from gz.arm64.features import (
     ID_AA64DFR0_EL1,
-    ID_AA64ISAR1_EL1,
-    ID_AA64ISAR2_EL1,
     ID_AA64PFR0_EL1,
     ID_AA64PFR1_EL1,
 )
@@ -85,12 +84,10 @@ def _nearer(start: u64, first: u64, size: u64, base: Pa, length: u64) -> tuple[u
 
 def hcr() -> HCR_EL2:
     """Stage 2 on, SMC trapped, interrupts the host's."""
-    isar1 = ID_AA64ISAR1_EL1(sysreg.ID_AA64ISAR1_EL1)
-    isar2 = ID_AA64ISAR2_EL1(sysreg.ID_AA64ISAR2_EL1)
     pfr0 = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1)
     pfr1 = ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1)
     value = HCR_EL2(VM=1, SWIO=1, TSC=1, RW=1)
-    if (isar1.APA | isar1.API | isar2.APA3) != 0:
+    if world.has_keys():
         value = value.replace(APK=1, API=1)
     if pfr1.MTE != 0:
         value = value.replace(ATA=1)
