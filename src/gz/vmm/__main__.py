@@ -12,10 +12,11 @@ import sys
 
 from gz.driver.interface import DriverError
 from gz.driver.transport import open_guest
-from gz.vmm.exits import Ending
+from gz.vmm.exits import End, Ending
 from gz.vmm.loader import LoadError
 from gz.vmm.machine import Machine, Streams
 from gz.vmm.options import STATUS, Options, UsageError, open_port, parse
+from gz.vmm.signals import Interrupted, Signals
 from gz.vmm.streams import Output
 from gz.vmm.terminal import Terminal
 from gz.vmm.virtio.block import DiskError
@@ -23,14 +24,6 @@ from gz.vmm.virtio.console import Port
 
 FLUSH_SECONDS = 5.0
 """How long a reader that does not read may delay the end after a signal."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-
-class Interrupted(BaseException):
-    """A signal asked for the end."""
-
-    def __init__(self, number: int) -> None:
-        self.number = number
 
 
 class StatusPort:
@@ -61,10 +54,9 @@ def log(line: str) -> None:
 
 def main() -> int:
     options = parse()
-    for number in SIGNALS:
-        signal.signal(number, _interrupt)
+    signals = Signals()
     try:
-        return _run(options)
+        return _run(options, signals)
     except (DriverError, LoadError, DiskError, UsageError) as error:
         log(str(error))
         return 1
@@ -73,7 +65,7 @@ def main() -> int:
         return 128 + signalled.number
 
 
-def _run(options: Options) -> int:
+def _run(options: Options, signals: Signals) -> int:
     output = Output(1, "console")
     status = next((StatusPort(option.name) for option in options.ports if option.kind == STATUS), None)
     outputs = [output]
@@ -83,13 +75,13 @@ def _run(options: Options) -> int:
         if os.isatty(0):
             terminal = Terminal(0, lambda: os.kill(os.getpid(), signal.SIGTERM))
         streams = Streams(output, terminal.fd if terminal else 0, options.consoles)
-        ports = [status.port if status and option.kind == STATUS else open_port(option) for option in options.ports]
+        with signals.heeded():  # opening a pipe may take for ever
+            ports = [status.port if status and option.kind == STATUS else open_port(option) for option in options.ports]
         outputs += [port.output for port in ports if port.output is not None]
-        end = _live(options, streams, ports)
+        end = _live(options, streams, ports, signals)
         patience = None
     finally:
-        for number in SIGNALS:
-            signal.signal(number, signal.SIG_DFL if patience is None else signal.SIG_IGN)
+        signals.leave(signal.SIG_DFL if patience is None else signal.SIG_IGN)
         for stream in outputs:
             stream.close(patience)
         if terminal is not None:
@@ -106,29 +98,23 @@ def _run(options: Options) -> int:
     return value
 
 
-def _live(options: Options, streams: Streams, ports: list[Port]):
+def _live(options: Options, streams: Streams, ports: list[Port], signals: Signals) -> End:
     """The guest's lives: a reset starts the next one from nothing. Gives how the last one ended."""
     while True:
         vm = open_guest(options.transport, log)
         machine = None
         try:
-            machine = Machine(vm, options.plan, streams, ports, log)
-            end = machine.run()
+            with signals.heeded():
+                machine = Machine(vm, options.plan, streams, ports, log)
+                end = machine.run()
         finally:
-            for number in SIGNALS:
-                signal.signal(number, signal.SIG_IGN)  # what follows is short and must not be cut
             if machine is not None:
                 machine.close()
             del machine
             vm.close()
-        if end.ending is not Ending.RESET or any(port.kind == STATUS for port in options.ports):
-            return end  # a command is not run twice
-        for number in SIGNALS:
-            signal.signal(number, _interrupt)
-
-
-def _interrupt(number: int, frame: object) -> None:
-    raise Interrupted(number)
+        with signals.heeded():  # one that came meanwhile ends the waiting for readers too, and there is no next life
+            if end.ending is not Ending.RESET or any(port.kind == STATUS for port in options.ports):
+                return end  # a command is not run twice
 
 
 if __name__ == "__main__":
