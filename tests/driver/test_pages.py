@@ -9,9 +9,10 @@ import pytest
 from fake_core import FakePages
 
 from gz.abi.memory import BLOCK_SIZE
+from gz.driver import pages
 from gz.driver.doorbell import Doorbell, find
 from gz.driver.interface import DriverError
-from gz.driver.pages import Arena
+from gz.driver.pages import AnonymousBlock, Arena
 
 
 def test_arena_gives_whole_pages() -> None:
@@ -26,6 +27,20 @@ def test_arena_gives_whole_pages() -> None:
     arena.take(BLOCK_SIZE - 0x3000)
     with pytest.raises(AssertionError, match="one huge page"):
         arena.take(1)
+
+
+def test_a_host_without_the_memory_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text(
+        "MemTotal:       99999999 kB\nMemFree:  1 kB\nMemAvailable:       3072 kB\n"
+        "SwapFree:           1024 kB\nHugePages_Total:       0\n"
+    )
+    monkeypatch.setattr(pages, "MEMINFO", meminfo)
+    block = AnonymousBlock(2 * BLOCK_SIZE)
+    assert block.address % BLOCK_SIZE == 0 and len(block.view) == 2 * BLOCK_SIZE and not any(block.view[:4096])
+    block.close()
+    with pytest.raises(DriverError, match=r"^the host has 4 MiB to spare, the guest wants 6; give"):
+        AnonymousBlock(3 * BLOCK_SIZE)
 
 
 def make_tree(path: Path, compatible: bytes, doorbell: bytes | None) -> Path:

@@ -18,6 +18,7 @@ from gz.driver.interface import DriverError
 
 POOL = Path("/sys/kernel/mm/hugepages/hugepages-2048kB")
 HUGE_MOUNT = Path("/run/gz/huge")
+MEMINFO = Path("/proc/meminfo")
 
 _PRESENT = 1 << 63
 _FRAME = (1 << 55) - 1
@@ -97,7 +98,14 @@ class AnonymousBlock:
     """Memory of this process that may move: KVM follows it by the page tables. In huge pages where there are any."""
 
     def __init__(self, size: int) -> None:
-        """`size` bytes, all zero, at a multiple of 2 MiB as huge pages want it."""
+        """`size` bytes, all zero, at a multiple of 2 MiB as huge pages want it. DriverError if the host has not so
+        many: the kernel would give them, and end some process when the guest touches them."""
+        spare = spare_memory()
+        if size > spare:
+            raise DriverError(
+                f"the host has {spare >> 20} MiB to spare, the guest wants {size >> 20};"
+                " give the guest less memory or the host more"
+            )
         flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS
         try:
             self._mapping = mmap.mmap(-1, size + BLOCK_SIZE, flags, mmap.PROT_READ | mmap.PROT_WRITE)
@@ -136,6 +144,12 @@ class Arena:
 
     def close(self) -> None:
         self._block.close()
+
+
+def spare_memory() -> int:
+    """Bytes that processes can still have without others losing theirs: memory and swap space."""
+    fields = dict(line.split(":", 1) for line in MEMINFO.read_text().splitlines())
+    return sum(int(fields[name].split()[0]) << 10 for name in ("MemAvailable", "SwapFree"))
 
 
 def page_frame(address: int) -> int:
