@@ -21,38 +21,55 @@ from gz.board.errors import BoardError
 from gz.board.wire import Kind
 
 
-def relay(listener: socket.socket, port: int) -> None:
-    """QEMU's part: one client after another on the port."""
+class Relay:
+    """QEMU's part: one client after another on the port, whose descriptor is not to be closed before `stop`."""
 
-    def outward(client: socket.socket) -> None:
-        try:
-            while data := client.recv(65536):
-                while data:
-                    data = data[os.write(port, data) :]
-        except OSError:
-            pass
+    def __init__(self, path: Path, port: int) -> None:
+        self.port = port
+        self.listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.listener.bind(str(path))
+        self.listener.listen()
+        self.clients: list[socket.socket] = []
+        self.threads = [threading.Thread(target=part) for part in (self.outward, self.inward)]
+        for thread in self.threads:
+            thread.start()
 
-    current: list[socket.socket] = []
-
-    def inward() -> None:
+    def outward(self) -> None:
         while True:
             try:
-                data = os.read(port, 65536)
+                client, _ = self.listener.accept()
+            except OSError:
+                return
+            self.clients.append(client)
+            try:
+                while data := client.recv(65536):
+                    while data:
+                        data = data[os.write(self.port, data) :]
+            except OSError:
+                pass  # that client is gone
+
+    def inward(self) -> None:
+        while True:
+            try:
+                data = os.read(self.port, 65536)
             except OSError:
                 return
             try:
-                current[-1].sendall(data)
+                self.clients[-1].sendall(data)
             except (IndexError, OSError):
                 pass  # nobody listens, as on a port without a client
 
-    threading.Thread(target=inward, daemon=True).start()
-    while True:
-        try:
-            client, _ = listener.accept()
-        except OSError:
-            return
-        current.append(client)
-        outward(client)
+    def stop(self) -> None:
+        """The agent is gone: reads of the port fail."""
+        for end in (self.listener, *self.clients):
+            try:
+                end.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                pass
+        for thread in self.threads:
+            thread.join()
+        for end in (self.listener, *self.clients):
+            end.close()
 
 
 @pytest.fixture
@@ -65,15 +82,12 @@ def port(tmp_path: Path) -> Iterator[Path]:
         env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")},
     )
     path = tmp_path / "control"
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    listener.bind(str(path))
-    listener.listen()
-    threading.Thread(target=relay, args=(listener, ours), daemon=True).start()
+    relay = Relay(path, ours)
     yield path
     agent.kill()
     agent.wait()
-    listener.close()
     os.close(theirs)
+    relay.stop()
     os.close(ours)
 
 
@@ -139,19 +153,25 @@ def test_a_terminal(channel: Channel):
     assert b"33 99" in text and b"got word" in text
 
 
-def test_a_new_client_ends_what_the_old_one_left(port: Path, tmp_path: Path):
+@pytest.mark.parametrize("command", ["exec sleep 600", "sleep 600 & wait", "sleep 600 & exec sleep 600"])
+def test_a_new_client_ends_what_the_old_one_left(port: Path, tmp_path: Path, command: str):
+    """Once it is greeted. Who lives is told by who holds a pipe: a process number may be another's by then."""
+    held = tmp_path / "held"
+    os.mkfifo(held)
     first = Channel(port)
-    assert first.hello(20)
-    mark = tmp_path / "pid"
-    first.start(["sh", "-c", f"echo $$ >{mark}; exec sleep 600"])
-    while not mark.exists() or not mark.read_text().strip():
-        first.run(["true"], timeout=60)
-    first.close()
-    with Channel(port) as second:
-        assert second.hello(20)
-        pid = int(mark.read_text())
-        script = f"for i in $(seq 50); do kill -0 {pid} 2>/dev/null || exit 0; sleep 0.2; done; exit 1"
-        assert second.run(["sh", "-c", script], timeout=60).status == 0
+    assert first.hello(60)
+    end = os.open(held, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        started = first.start(["sh", "-c", f"exec 9>{held}; echo started; {command}"])
+        assert next(started.events(60))[1] == b"started\n"
+        with pytest.raises(BlockingIOError):
+            os.read(end, 1)
+        first.close()
+        with Channel(port) as second:
+            assert second.hello(60)
+            assert os.read(end, 1) == b""
+    finally:
+        os.close(end)
 
 
 @pytest.mark.skipif(shutil.which("head") is None, reason="needs coreutils")

@@ -23,6 +23,7 @@ from gz.board.wire import LIMIT, Decoder, ExecRequest, Frame, GetRequest, Kind, 
 
 BACKLOG = 4 << 20
 """Bytes waiting for a command's standard input above which the port is no longer read."""
+GROUP_END = 2.0  # seconds that killed processes get; one whom nobody reaps stays
 NO_CLIENT_PAUSE = 0.05  # seconds; a port without a client polls as readable and gives no bytes
 
 
@@ -105,14 +106,25 @@ class Exec:
         except (ProcessLookupError, PermissionError):
             pass
 
+    def has_group(self) -> bool:
+        """Whether the command or one of those it started is still there."""
+        try:
+            os.killpg(self.process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
+
     def resize(self, rows: int, columns: int) -> None:
         if self.terminal:
             fcntl.ioctl(self.input, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def close(self) -> None:
-        """End the command and everything in its session."""
+        """End the command and all of its process group: when this returns they are gone, not only told to go."""
         self.signal(signal.SIGKILL)
         self.process.wait()
+        end = time.monotonic() + GROUP_END
+        while self.has_group() and time.monotonic() < end:
+            time.sleep(0.001)
         for stream in (self.process.stdin, self.process.stdout, self.process.stderr):
             if stream:
                 stream.close()
