@@ -3,13 +3,16 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from gz.board.qemu import HOST_INITRD, HOST_KERNEL, PROGRAM
+from gz.board.qemu import HOST_INITRD, HOST_KERNEL, PROGRAM, physical_memory
+from gz.cli.trace import STORAGE, Entry, entries
 from gz.metal.build import build
+from gz.metal.symbols import Symbols
 
 TIMEOUT = 180
 
@@ -18,13 +21,17 @@ def image(program: str) -> Path:
     return build(program).image.flat
 
 
-def emulate(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool, memory: int = 512) -> list[str]:
-    """The lines on the serial port until the machine is off. A core that hangs is a subprocess.TimeoutExpired."""
+def command(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool, memory: int = 512) -> list[str]:
     machine = f"virt,gic-version=3,virtualization={'on' if virtualization else 'off'}"
     options = ["-machine", machine, "-cpu", cpu, "-smp", str(cpus), "-m", str(memory)]
     options += ["-icount", "shift=0", "-seed", "1", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
+    return [PROGRAM, *options, *arguments]
+
+
+def emulate(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool, memory: int = 512) -> list[str]:
+    """The lines on the serial port until the machine is off. A core that hangs is a subprocess.TimeoutExpired."""
     done = subprocess.run(
-        [PROGRAM, *options, *arguments],
+        command(cpu, cpus, arguments, virtualization, memory),
         check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -40,6 +47,13 @@ def bare(payload: str, cpu: str = "cortex-a76", cpus: int = 1) -> list[str]:
     return emulate(cpu, cpus, ["-kernel", str(image(f"payloads.{payload}"))], virtualization=False)
 
 
+def as_host(payload: str, initrd: Path | None = None, core: Path | None = None) -> list[str]:
+    kernel = image(f"payloads.{payload}")
+    arguments = ["-kernel", str(core or image("gz.core"))]
+    arguments += ["-device", f"guest-loader,addr={HOST_KERNEL:#x},kernel={kernel},bootargs=quiet"]
+    return [*arguments, "-device", f"guest-loader,addr={HOST_INITRD:#x},initrd={initrd or kernel}"]
+
+
 def host(
     payload: str,
     initrd: Path | None = None,
@@ -49,12 +63,28 @@ def host(
     core: Path | None = None,
 ) -> list[str]:
     """As the host of the core. Without the core's own lines, which begin with its name."""
-    kernel = image(f"payloads.{payload}")
-    arguments = ["-kernel", str(core or image("gz.core"))]
-    arguments += ["-device", f"guest-loader,addr={HOST_KERNEL:#x},kernel={kernel},bootargs=quiet"]
-    arguments += ["-device", f"guest-loader,addr={HOST_INITRD:#x},initrd={initrd or kernel}"]
-    lines = emulate(cpu, cpus, arguments, virtualization=True, memory=memory)
+    lines = emulate(cpu, cpus, as_host(payload, initrd, core), virtualization=True, memory=memory)
     return [line for line in lines if not line.startswith("gz: core at")]
+
+
+def traced(payload: str, last: str, directory: Path, cpu: str = "cortex-a76") -> list[Entry]:
+    """The core's trace when the host has printed its last line. `directory` is for QEMU's socket."""
+    arguments = [*as_host(payload), "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"]
+    machine = subprocess.Popen(
+        command(cpu, 1, arguments, virtualization=True),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+    )
+    with machine:
+        try:
+            assert machine.stdout is not None
+            lines = list(itertools.takewhile(lambda line: line.strip() != last, machine.stdout))
+            assert machine.poll() is None, "".join(lines)
+            return entries(physical_memory(directory, *Symbols(build("gz.core").image.elf).object(STORAGE)))
+        finally:
+            machine.kill()
 
 
 def guest(payload: str, cpu: str = "cortex-a76", cpus: int = 1) -> list[str]:

@@ -31,6 +31,7 @@ MiB = 1 << 20
 # QEMU's virt machine (hw/arm/virt.c) has RAM from 1 GiB. With -kernel it puts an arm64 Image 2 MiB above the
 # start and the device tree 128 MiB above it (hw/arm/boot.c); the boot modules of the core lie above both.
 RAM = 0x4000_0000
+CORE = RAM + 2 * MiB
 HOST_KERNEL = RAM + 160 * MiB
 HOST_INITRD = RAM + 256 * MiB
 KERNEL_ROOM = HOST_INITRD - HOST_KERNEL
@@ -271,6 +272,22 @@ def command(path: Path, name: str, *, timeout: float = QUIT_TIMEOUT, **arguments
         return asyncio.run(converse())
     except (QMPError, OSError, TimeoutError, EOFError) as error:
         raise BoardError(f"QEMU does not answer to {name}: {error or type(error).__name__}") from None
+
+
+def physical_memory(directory: Path, offset: int, size: int) -> bytes:
+    """Bytes of the core's image as they are in the memory of the QEMU whose sockets lie in `directory`.
+
+    All CPUs stand still meanwhile."""
+    saved = directory / "memory"
+    runs = command(directory / "qmp", "query-status")["running"]
+    command(directory / "qmp", "stop")
+    try:
+        command(directory / "qmp", "pmemsave", val=CORE + offset, size=size, filename=str(saved))
+        return saved.read_bytes()
+    finally:
+        saved.unlink(missing_ok=True)
+        if runs:
+            command(directory / "qmp", "cont")
 
 
 @contextmanager

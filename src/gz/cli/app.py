@@ -228,6 +228,15 @@ def status(json: Json = False) -> int:
 
 @board.command()
 @command
+def trace(json: Json = False) -> int:
+    """Print what the core did last on each CPU."""
+    from gz.cli.trace import print_trace
+
+    return print_trace(json)
+
+
+@board.command()
+@command
 def console() -> int:
     """Attach to the host's serial console (leave with Ctrl-A x)."""
     from gz.cli.board import attach_console

@@ -18,6 +18,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 
 from gz.arm64.syndrome import ESR_EL2, ExceptionClass
 from gz.arm64.sysreg import SysRegs
+from gz.cli import trace
 from gz.core.context import EL1_REGISTERS
 
 MASK = (1 << 64) - 1
@@ -141,5 +142,22 @@ class World(gdb.Command):
             print("  ".join(f"x{n:<2} {world.x[n]:016x}" for n in NUMBERS[first : first + 4]))
 
 
+class Trace(gdb.Command):
+    """gz-trace [COUNT]: what the core did last, all CPUs by time; the last 20 records or so many."""
+
+    def __init__(self) -> None:
+        super().__init__("gz-trace", gdb.COMMAND_STATUS)
+
+    def invoke(self, argument: str, from_tty: bool) -> None:
+        if argument and not argument.isdecimal():
+            raise gdb.GdbError("gz-trace takes a number of records")
+        place = number(gdb.parse_and_eval(f"(long)&'{trace.STORAGE}'"))
+        for entry in trace.entries(bytes(gdb.selected_inferior().read_memory(place, trace.SIZE)))[
+            -int(argument or 20) :
+        ]:
+            print(entry)
+
+
 register_unwinder(None, Vectors(), replace=True)
 World()
+Trace()

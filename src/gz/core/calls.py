@@ -21,6 +21,7 @@ import gz.core.pages as pages
 import gz.core.run as run
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
+import gz.core.trace as trace
 import gz.core.vgic as vgic
 import gz.core.vm as vms
 from gz.abi.calls import CALL_COUNT, DRIVER_VERSION, SMC32_BASE, SMC64_BIT, Call
@@ -35,6 +36,7 @@ from gz.arm64.sysreg import sysreg
 from gz.bits import Ipa, Pa, function_table, i64, table, u8, u32, u64
 from gz.core.context import Context
 from gz.core.firmware import firmware
+from gz.core.trace import Event
 from gz.core.vcpu import Vcpu
 from gz.core.vm import VCPU_COUNT_MAX, VM_COUNT_MAX, VMS, Vm
 from gz.metal import cold, inline, load_acquire, read_once, view
@@ -60,7 +62,9 @@ def hypercall(context: Context, doorbell: bool) -> Context:
     index = (u64(u32(context.x[0])) & ~u64(SMC64_BIT)) - SMC32_BASE
     if index == Call.RUN:
         return _run(context, doorbell)
+    trace.record(context.cpu, Event.CALL, 0, context.x[0], context.x[1])
     status = _dispatch(context, index)
+    trace.record(context.cpu, Event.RETURN, 0, u64(status), context.x[1])
     if status == _AGAIN:
         if not doorbell:
             advance.repeat()

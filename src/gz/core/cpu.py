@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from gz.arm64.sysreg import sysreg
 from gz.bits import Ptr, Struct, Va, storage, u32, u64
 from gz.core.context import Context
+from gz.core.trace import Ring
 from gz.metal import inline, view
 
 if TYPE_CHECKING:
@@ -29,6 +30,7 @@ class Cpu(Struct, align=64):
     kick_ready: u32  # SGI 15 has been put into Group 0 on this CPU
     entry: u64  # PSCI CPU_ON: where the host starts on this CPU, and its x0
     entry_context: u64
+    trace: Ring
 
 
 CPUS = storage(Cpu, CPU_COUNT_MAX)

@@ -11,6 +11,7 @@ import gz.core.inject as inject
 import gz.core.kick as kick
 import gz.core.stolen_time as stolen_time
 import gz.core.timer as timer
+import gz.core.trace as trace
 import gz.core.vgic as vgic
 import gz.core.world as world
 from gz.abi.exits import ExitReason
@@ -19,7 +20,9 @@ from gz.arm64.syndrome import ESR_EL2
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import MAINTENANCE_INTERRUPT, PMU_INTERRUPT, TimerInterrupt
 from gz.core.context import Context
+from gz.core.cpu import Cpu
 from gz.core.outcome import Outcome
+from gz.core.trace import Event
 from gz.core.traps import TRAPS
 from gz.core.vcpu import Vcpu
 from gz.metal import cold, export, inline, store_release
@@ -103,7 +106,7 @@ def leave(vcpu: Vcpu) -> Context:
     """To the host with the exit reason that a handler left in `vcpu.exit`."""
     cpu = vcpu.context.cpu
     context = cpu.host
-    world.leave(cpu, vcpu)
+    _back(cpu, vcpu)
     exits.publish(vcpu)
     context.x[0] = 0
     context.x[1] = vcpu.exit
@@ -117,9 +120,15 @@ def interrupted(vcpu: Vcpu) -> Context:
     """To the host for a physical interrupt.  Through the doorbell the store is simply executed again afterwards."""
     stolen_time.stop(vcpu)
     cpu = vcpu.context.cpu
+    vcpu.exit = ExitReason.IRQ
     if cpu.by_doorbell == 0:
-        vcpu.exit = ExitReason.IRQ
         return leave(vcpu)
-    world.leave(cpu, vcpu)
+    _back(cpu, vcpu)
     store_release(vcpu.running, 0)
     return cpu.host
+
+
+@inline
+def _back(cpu: Cpu, vcpu: Vcpu) -> None:
+    world.leave(cpu, vcpu)
+    trace.record(cpu, Event.LEAVE, trace.of(vcpu), vcpu.context.elr, vcpu.exit)

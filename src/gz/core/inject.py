@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gz.core.trace as trace
 from gz.arm64.registers import SCTLR_EL1, SPSR, Mode
 from gz.arm64.syndrome import ESR_EL2, DataAbort, ExceptionClass, FaultStatus
 from gz.arm64.sysreg import sysreg
@@ -31,6 +32,7 @@ def exception(syndrome: u64, far: u64) -> None:
         offset = _VECTOR_LOWER_A64
     elif spsr.M == Mode.EL1T:
         offset = _VECTOR_SAME_SP0
+    trace.record_exception(syndrome, sysreg.ELR_EL2)
     sysreg.ESR_EL1 = syndrome
     sysreg.FAR_EL1 = far
     sysreg.ELR_EL1 = sysreg.ELR_EL2

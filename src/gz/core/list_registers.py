@@ -12,12 +12,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gz.core.timer as timer
+import gz.core.trace as trace
 import gz.core.vgic as vgic
 from gz.arm64.gic import PRIVATE_INTERRUPTS
 from gz.arm64.gic_interface import ICH_HCR_EL2, ICH_LR, ICH_VTR_EL2, LR_EOI, LrState
 from gz.arm64.sysreg import SysRegs, read, sysreg, write
 from gz.arm64.timer import TimerInterrupt
 from gz.bits import u8, u32, u64
+from gz.core.trace import Event
 from gz.metal import cold, count_trailing_zeros, inline, noinline, panic, popcount, store_release, unroll
 
 if TYPE_CHECKING:
@@ -296,6 +298,7 @@ def _list(vcpu: Vcpu, bank: Bank, intid: u32) -> None:
     elif high != 0:
         content = ICH_LR(content | LR_EOI)
     write_register(index, content)
+    trace.record(vcpu.context.cpu, Event.INJECT, trace.of(vcpu), intid, content)
 
 
 @noinline

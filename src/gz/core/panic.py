@@ -18,12 +18,14 @@ import gz.core.memory as memory
 import gz.core.names as names
 import gz.core.power as power
 import gz.core.stage2 as stage2
+import gz.core.trace as trace
 from gz.arm64.descriptors import GIGABYTE_SHIFT
 from gz.arm64.insn import dsb, isb, tlbi, wfi
 from gz.arm64.registers import MPIDR_AFFINITY
 from gz.arm64.syndrome import ESR_EL2, FAULT_TYPE_MASK, DataAbort, ExceptionClass, FaultStatus
 from gz.arm64.sysreg import sysreg
 from gz.bits import Pa, ReadOnly, Struct, Va, storage, u8, u32, u64
+from gz.core.cpu import this_cpu
 from gz.core.tree import text
 from gz.core.vectors import Fault
 from gz.metal import address, cold, export, fetch_add, hook, inline, load_acquire, log, peek64, poke64
@@ -76,6 +78,7 @@ def stop() -> NoReturn:
     if state.armed != 0:
         log(f"  below EL2: PC {sysreg.ELR_EL2:#x}  PSTATE {sysreg.SPSR_EL2:#x}")
     _backtrace(image.frame_pointer())
+    _trace()
     power.off()
 
 
@@ -109,7 +112,13 @@ def unexpected(fault: Fault) -> NoReturn:
         log(f"  x{i} {a:#x}  x{i + 1} {b:#x}  x{i + 2} {c:#x}")
     _place(_X30, fault.x[30])  # of a function without a frame it is the caller
     _backtrace(Va(fault.x[29]))
+    _trace()
     power.off()
+
+
+def _trace() -> None:
+    if state.armed != 0 and sysreg.TPIDR_EL2 != 0:
+        trace.show(this_cpu())
 
 
 def _explain(esr: ESR_EL2) -> None:

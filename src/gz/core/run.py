@@ -7,10 +7,12 @@ import gz.core.advance as advance
 import gz.core.exits as exits
 import gz.core.lifecycle as lifecycle
 import gz.core.stolen_time as stolen_time
+import gz.core.trace as trace
 import gz.core.vgic as vgic
 import gz.core.world as world
 from gz.bits import u64
 from gz.core.context import Context
+from gz.core.trace import Event
 from gz.core.vcpu import Power, Vcpu
 from gz.metal import cold, compare_exchange, load_acquire, store_release
 
@@ -37,6 +39,7 @@ def run(host: Context, vcpu: Vcpu, doorbell: bool) -> Context:
     if vcpu.taken != 0:
         stolen_time.resume(vcpu)
     world.enter(cpu, vcpu)
+    trace.record(cpu, Event.ENTER, trace.of(vcpu), vcpu.context.elr, vcpu.context.spsr)
     if vcpu.gic.dirty != 0:
         vgic.flush(vcpu)
     return vcpu.context

@@ -17,6 +17,7 @@ import gz.core.lock as lock
 import gz.core.memory as memory
 import gz.core.pages as pages
 import gz.core.stage2 as stage2
+import gz.core.trace as trace
 from gz.abi.errors import Error
 from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
 from gz.abi.run import PAGE_SIZE
@@ -24,6 +25,7 @@ from gz.arm64.descriptors import PAGE_SHIFT, VALID
 from gz.arm64.stolen_time import WINDOW_SIZE
 from gz.bits import Array, Ipa, Pa, Struct, Va, i64, u32, u64
 from gz.core.platform import machine
+from gz.core.trace import Event
 from gz.metal import inline, load_acquire, peek64, poke64, popcount, read_once, store_release, unroll, view
 
 if TYPE_CHECKING:
@@ -351,6 +353,7 @@ def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
     fresh = stage2.commit(vm.stage2, base, page_count << PAGE_SHIFT) >> PAGE_SHIFT
     slot.mapped += fresh
     vm.lent_count += fresh
+    trace.record_here(Event.MAP, vm.vmid << 16, u64(base), page_count << PAGE_SHIFT)
 
 
 def _withdraw(vm: Vm, base: Ipa, page_count: u64) -> u64:
@@ -433,6 +436,7 @@ def _relinquish(vm: Vm, ipa: Ipa) -> i64:
         _take_back(vm, page, PAGE_SIZE)
     slot.mapped -= 1
     vm.lent_count -= 1
+    trace.record_here(Event.UNMAP, vm.vmid << 16, u64(ipa), PAGE_SIZE)
     return Error.NO_ERROR
 
 

@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every call of the host once, with the largest arguments: the core's trace says how long each took. Then it only asks
+for PSCI's version, which the trace does not record, until somebody looks.
+
+A VM with both interrupt controllers, memory by blocks, by scattered pages, by runs of a list and by adjacent pages;
+then a protected one.
+"""
+
+from __future__ import annotations
+
+from gz.abi.calls import SMC64_BASE, Call
+from gz.abi.capabilities import Capability, ProtectedVm
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.memory import (
+    BLOCK_PAGES,
+    BLOCK_SIZE,
+    CONSTITUENTS_MAX,
+    REGION_BUFFER_SIZE,
+    Constituent,
+    MemoryRegion,
+    Purpose,
+)
+from gz.abi.registers import PC
+from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE
+from gz.arm64.insn import hvc
+from gz.arm64.psci import Psci
+from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
+from gz.metal import address, export, log, panic, view
+from gz.vmm.maps import VIRT
+from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+
+#: RAM that nothing else uses, with 512 MiB in the machine.
+MEMORY = 0x5800_0000
+BLOCKS = 4
+VCPUS = 8
+
+
+class Pages(Struct, align=PAGE_SIZE):
+    """What the calls share with the core."""
+
+    run: Array[u8] = array(VCPUS * 2 * HWSTATE_OFFSET)
+    region: Array[u8] = array(REGION_BUFFER_SIZE)
+    mailbox: Array[u64] = array(BLOCK_PAGES)
+    device: Array[u8] = array(PAGE_SIZE)
+
+
+pages = storage(Pages)
+
+
+def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
+    """A call that has to succeed; gives x1."""
+    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
+    if status != 0:
+        panic(f"call {index} answered {0 - status}")
+    return value
+
+
+def create_device(vm: u64, type: u64, base: u64, size: u64) -> None:
+    request = view(DeviceRequest, address(pages.device))
+    request.type = u32(type)
+    request.base = base
+    request.window_size = size
+    call(Call.CREATE_DEVICE, vm, u64(address(pages.device)), 0, 0, 0)
+
+
+def create() -> u64:
+    vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
+    call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)
+    call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
+    region = view(MemoryRegion, address(pages.region))
+    region.slot = 0
+    region.total_pages = BLOCKS * BLOCK_PAGES
+    region.gpa = VIRT.ram
+    region.constituent_count = 0
+    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, BLOCKS * BLOCK_SIZE, Purpose.GUEST_MEMORY, 0)
+    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+    return vm
+
+
+def gfn(block: u64) -> u64:
+    return VIRT.ram // PAGE_SIZE + block * BLOCK_PAGES
+
+
+def mail(block: u64, scattered: bool) -> None:
+    first = (MEMORY + block * BLOCK_SIZE) // PAGE_SIZE
+    for i in range(BLOCK_PAGES):
+        pages.mailbox[i] = first + ((BLOCK_PAGES - 1 - i) if scattered else i)
+
+
+def map_all(vm: u64) -> None:
+    mail(0, False)
+    call(Call.MAP_GUEST_BLOCK, vm, 0, gfn(0), BLOCK_PAGES, 0)
+    mail(1, True)
+    call(Call.MAP_GUEST_BLOCK, vm, 0, gfn(1), BLOCK_PAGES, 0)
+    call(Call.MAP_GUEST, vm, 0, MEMORY // PAGE_SIZE + 2 * BLOCK_PAGES + 1, gfn(2), BLOCK_PAGES)
+    region = view(MemoryRegion, address(pages.region))
+    region.total_pages = CONSTITUENTS_MAX
+    region.gpa = VIRT.ram + 3 * BLOCK_SIZE
+    region.constituent_count = CONSTITUENTS_MAX
+    runs = view(Array[Constituent], address(pages.region) + MemoryRegion.size, CONSTITUENTS_MAX)
+    for i in range(CONSTITUENTS_MAX):
+        runs[i].address = MEMORY + (3 + BLOCKS) * BLOCK_SIZE - (i + 1) * PAGE_SIZE
+        runs[i].page_count = 1
+    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+
+
+def destroy(vm: u64) -> None:
+    while True:
+        status, _, _, _ = hvc(SMC64_BASE + Call.DESTROY_VM, vm, BLOCK_PAGES, 0, 0, 0)
+        if status == 0:
+            return
+
+
+@export
+def payload(tree: Va) -> None:
+    call(Call.PROBE, 16, 0, 0, 0, 0)
+    vm = create()
+    create_device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
+    create_device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.gicd + 0xA_0000, VCPUS * REDISTRIBUTOR_SIZE)
+    for i in range(VCPUS):
+        call(Call.CREATE_VCPU, vm << 16 | i, u64(address(pages.run)) + i * 2 * HWSTATE_OFFSET, 0, 0, 0)
+    call(Call.SET_ONE_REG, vm << 16, PC, VIRT.ram, 0, 0)
+    call(Call.GET_ONE_REG, vm << 16, PC, 0, 0, 0)
+    map_all(vm)
+    call(Call.IRQ_LINE, vm << 16, 40, 1, 0, 0)
+    call(Call.INFORM_EXIT, vm, 0, 0, 0, 0)
+    call(Call.GET_STATISTICS, vm, 0, 0, 0, 0)
+    call(Call.SET_DTB_CONFIG, vm, VIRT.ram, BLOCK_SIZE, 0, 0)
+    call(Call.DESTROY_VCPU, vm << 16 | 1, 0, 0, 0, 0)
+    destroy(vm)
+    vm = create()
+    call(Call.ENABLE_CAP, vm, Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
+    map_all(vm)
+    destroy(vm)
+    log("all calls made")
+    while True:
+        hvc(Psci.VERSION)
