@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from emulator import traced
 
@@ -17,9 +15,9 @@ TICK = 16
 BOUND = 20_000
 #: Calls that deal with up to 512 pages do so in one go; 2 MiB are cleaned to the point of coherency meanwhile.
 LONGER = {
-    Call.MAP_GUEST: 300_000,
+    Call.MAP_GUEST: 340_000,
     Call.MAP_GUEST_BLOCK: 340_000,
-    Call.SET_MEMREGION: 330_000,
+    Call.SET_MEMREGION: 340_000,
     Call.DESTROY_VM: 400_000,
 }
 

@@ -55,6 +55,7 @@ class Symbol(NamedTuple):
     type: int
     section: int
     value: int
+    size: int
 
     @property
     def defined(self) -> bool:
@@ -132,8 +133,8 @@ class ObjectFile:
         for table in self.sections:
             if table.type == kind:
                 names = self.sections[table.link].offset
-                for name, info, _, section, value, _ in _SYMBOL.iter_unpack(self.contents(table)):
-                    found.append(Symbol(self._text(names + name), info & 0xF, section, value))
+                for name, info, _, section, value, size in _SYMBOL.iter_unpack(self.contents(table)):
+                    found.append(Symbol(self._text(names + name), info & 0xF, section, value, size))
         return found
 
     def _text(self, at: int) -> str:

@@ -75,13 +75,10 @@ class Symbols:
 
     def object(self, name: str) -> tuple[int, int]:
         """A storage: bytes from the image's start, and its size. LookupError if the image has none of that name."""
-        with self.path.open("rb") as file:
-            table = ELFFile(file).get_section_by_name(".symtab")
-            assert isinstance(table, SymbolTableSection)
-            found = {s.name: s for s in table.iter_symbols() if s.name in (name, "__image_start")}
-        if name not in found:
+        symbols = {symbol.name: symbol for symbol in ObjectFile(self.path).symbols}
+        if name not in symbols:
             raise LookupError(f"{self.path} has no {name}")
-        return found[name]["st_value"] - found["__image_start"]["st_value"], found[name]["st_size"]
+        return symbols[name].value - symbols["__image_start"].value, symbols[name].size
 
     def function(self, address: int) -> str | None:
         """The function an address lies in."""
