@@ -13,7 +13,7 @@ import types as python_types
 import typing
 from collections.abc import Callable, Mapping
 from enum import IntEnum
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from gz.bits.enumeration import enum_type
 from gz.bits.integers import u8, u16, u32, u64
@@ -139,7 +139,8 @@ def _from_syntax(node: ast.expr, names: Mapping[str, Any]) -> Type:
                 return _from_object(_resolve(node, names), names)
             except AnnotationError as error:
                 raise AnnotationError(str(error), error.node or node) from None
-    raise AnnotationError(f"`{ast.unparse(node)}` is no type", node)
+        case _:
+            raise AnnotationError(f"`{ast.unparse(node)}` is no type", node)
 
 
 def _resolve(node: ast.expr, names: Mapping[str, Any]) -> Any:
@@ -181,7 +182,7 @@ def _subscript(generic: Any, argument: ast.expr, names: Mapping[str, Any], node:
         for element in elements:
             _refuse_held(element, node)
         return TupleType(elements)
-    if generic in (Callable, typing.Callable) and len(arguments) == 2 and isinstance(arguments[0], ast.List):
+    if Callable in (generic, typing.get_origin(generic)) and len(arguments) == 2 and isinstance(arguments[0], ast.List):
         parameters = tuple(_from_syntax(item, names) for item in arguments[0].elts)
         return FunctionType(tuple(map(as_value, parameters)), as_value(_from_syntax(arguments[1], names)))
     raise AnnotationError(f"`{ast.unparse(node)}` is no type", node)
@@ -216,9 +217,11 @@ def _from_object(value: Any, names: Mapping[str, Any]) -> Type:
     if origin in (typing.Union, python_types.UnionType) and len(arguments) == 2 and type(None) in arguments:
         return _nullable(type_of(next(item for item in arguments if item is not type(None)), names))
     if origin is Callable and isinstance(arguments[0], list):
-        parameters = tuple(as_value(type_of(item, names)) for item in arguments[0])
+        listed = cast("list[Any]", arguments[0])
+        parameters = tuple(as_value(type_of(item, names)) for item in listed)
         return FunctionType(parameters, as_value(type_of(arguments[1], names)))
-    shown = getattr(value, "__name__", None) or f"a {type(value).__name__}"
+    item = cast("object", value)
+    shown = getattr(item, "__name__", None) or f"a {type(item).__name__}"
     raise AnnotationError(f"{shown} is no type of the language")
 
 

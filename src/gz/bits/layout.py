@@ -124,7 +124,7 @@ class LayoutMeta(type):
         _register(cls)
         return cls
 
-    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], **options: int) -> None:
+    def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], align: int = 1, size: int = 0) -> None:
         super().__init__(name, bases, body)
 
     @property

@@ -71,7 +71,7 @@ class Register(int):
         if width is not None:
             if width not in (8, 16, 32, 64):
                 raise TypeError(f"{cls.__name__}: the width is 8, 16, 32 or 64, not {width}")
-            cls.WIDTH = width
+            cls.WIDTH = width  # pyright: ignore[reportConstantRedefinition] - a class declares its own
         fields = dict(cls.FIELDS)
         for name, bits in vars(cls).items():
             if isinstance(bits, BitField):
@@ -81,7 +81,7 @@ class Register(int):
                     if other.mask & bits.mask and other.name != name:
                         raise TypeError(f"{cls.__name__}.{name} overlaps {other.name}")
                 fields[name] = bits
-        cls.FIELDS = fields
+        cls.FIELDS = fields  # pyright: ignore[reportConstantRedefinition]
 
     def __new__(cls, value: int = 0, /, **fields: int) -> Self:
         value = int(value)

@@ -83,7 +83,7 @@ class FunctionTable(Declared, Sequence[Any]):
         return len(self.functions)
 
     def __getitem__(self, index: Any) -> Any:
-        return self.functions[index]
+        return cast("Any", self.functions[index])
 
 
 @overload

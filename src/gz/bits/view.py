@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 from gz.bits.types import (
     ArrayType,
@@ -30,12 +30,18 @@ _FORMATS = {(8, False): "B", (16, False): "H", (32, False): "I", (64, False): "Q
 }
 
 
-def _format(type: Type) -> Any:
+def _format(type: Type) -> str:
     if isinstance(type, EnumType | RegisterType):
         type = type.base
     if isinstance(type, IntType):
         return _FORMATS[type.bits, type.signed]
     return "B" if isinstance(type, BoolType) else "Q"
+
+
+def _words(memory: memoryview, offset: int, type: Type) -> memoryview[int]:
+    """The value at `offset` as the one item of a view."""
+    whole: Any = memory[offset : offset + size_of(type)]
+    return cast("memoryview[int]", whole.cast(_format(type)))
 
 
 def load(memory: memoryview, offset: int, type: Type) -> Any:
@@ -44,8 +50,7 @@ def load(memory: memoryview, offset: int, type: Type) -> Any:
         return type.layout._over(memory[offset : offset + type.size])  # pyright: ignore[reportPrivateUsage]
     if isinstance(type, ArrayType):
         return ArrayView(memory[offset : offset + type.size], type)
-    size = size_of(type)
-    value = memory[offset : offset + size].cast(_format(type))[0]
+    value = _words(memory, offset, type)[0]
     if isinstance(type, BoolType):
         return value != 0
     if isinstance(type, RegisterType):
@@ -60,16 +65,14 @@ def store(memory: memoryview, offset: int, type: Type, value: Any) -> None:
         raise TypeError(f"{type} lies in place: assign to what it contains")
     if isinstance(type, PointerType):
         value = 0 if value is None else address_of(value)
-    memory[offset : offset + size_of(type)].cast(_format(type))[0] = int(value)
+    _words(memory, offset, type)[0] = int(value)
 
 
 def address_of(value: Any) -> int:
     """Where a view lies in this process; numbers are addresses already."""
     if isinstance(value, int):
         return value
-    memory: Any = getattr(value, "_bytes", None)
-    if memory is None:
-        memory = value._memory if isinstance(value, ArrayView) else value
+    memory: Any = value.memory if isinstance(value, ArrayView) else getattr(value, "_bytes", value)
     return ctypes.addressof(ctypes.c_ubyte.from_buffer(memory))
 
 
@@ -77,7 +80,7 @@ class ArrayView:
     """An array in a memoryview; indices are checked, negative ones count from the end."""
 
     def __init__(self, memory: memoryview, type: ArrayType) -> None:
-        self._memory, self._type = memory, type
+        self.memory, self._type = memory, type
         self._stride = size_of(type.element)
 
     def __len__(self) -> int:
@@ -89,10 +92,10 @@ class ArrayView:
         return index % len(self) * self._stride
 
     def __getitem__(self, index: int) -> Any:
-        return load(self._memory, self._offset(index), self._type.element)
+        return load(self.memory, self._offset(index), self._type.element)
 
     def __setitem__(self, index: int, value: Any) -> None:
-        store(self._memory, self._offset(index), self._type.element, value)
+        store(self.memory, self._offset(index), self._type.element, value)
 
     def __iter__(self) -> Iterator[Any]:
         return (self[index] for index in range(len(self)))

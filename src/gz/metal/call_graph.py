@@ -47,7 +47,7 @@ class Function:
     compiled: bool
     frame: int = 0
     in_use: int = 0
-    callees: set[str] = field(default_factory=set)
+    callees: set[str] = field(default_factory=set[str])
     indirect: bool = False
     surely_calls: bool = False
     fp_at: int | None = None
@@ -169,7 +169,7 @@ def indirect_targets(objects: Collection[Path]) -> dict[str, frozenset[str]]:
         pointers = _pointers(elf, addresses)
         everything.update(*pointers.values())
         for name, sections in _references(elf, addresses).items():
-            reached[name] = frozenset().union(*(pointers.get(section, ()) for section in sections))
+            reached[name] = frozenset[str]().union(*(pointers.get(section, ()) for section in sections))
     reached[""] = frozenset(everything)
     return reached
 
@@ -239,7 +239,7 @@ def stack_depths(graph: Mapping[str, Function], targets: Mapping[str, frozenset[
         depths[name] = graph[name].frame + below, choice
         return depths[name][0]
 
-    answer = {}
+    answer: dict[str, tuple[int, Chain]] = {}
     for name in sorted(graph):
         depth = visit(name)
         chain: list[tuple[str, int]] = []
@@ -255,7 +255,7 @@ def _callees(graph: Mapping[str, Function], targets: Mapping[str, frozenset[str]
     function = graph[name]
     called = set(function.callees)
     if function.indirect:
-        everything = targets.get("", frozenset()) if function.surely_calls else frozenset()
+        everything = targets.get("", frozenset[str]()) if function.surely_calls else frozenset[str]()
         called |= targets.get(name) or everything
     for callee in sorted(called & graph.keys()):
         if callee != name or function.compiled:  # assembly may loop through a label of its own

@@ -199,7 +199,9 @@ def word_count(type: str) -> int:
 def way_in(name: str, signature: Signature) -> str:
     """`i64 gz_jit_enter.<name>(i64 …)`, a word for each member of each argument. The result is 0 for none; a
     tuple's members are in Word.RESULT."""
-    words, packing, arguments = [], "", []
+    words: list[str] = []
+    arguments: list[str] = []
+    packing = ""
     for i, type in enumerate(signature.parameters):
         own = [f"%a{i}.{j}" for j in range(word_count(type))]
         words += own
@@ -241,7 +243,7 @@ caught:
 def way_out(name: str, signature: Signature) -> str:
     """`gz_jit_leave.<name>` calls the Python callback in the global `gz_jit_python.<name>`: words in, a word out.
     The members of a tuple are taken from Word.RESULT."""
-    unpacking, words = "", []
+    unpacking, words = "", list[str]()
     for i, type in enumerate(signature.parameters):
         text, operands = _unpack(f"%a{i}", type)
         unpacking += text

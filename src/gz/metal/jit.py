@@ -7,8 +7,8 @@ import ctypes
 import signal
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple, cast
 
 import llvmlite.binding as llvm
 
@@ -275,7 +275,7 @@ class Jit:
     def events(self) -> list[Event]:
         """Barriers and maintenance in order, the latest 16384 at most."""
         count = self._event_count[0]
-        found = []
+        found: list[Event] = []
         for index in range(max(0, count - EVENT_COUNT), count):
             name, length, value = self._events[3 * (index % EVENT_COUNT) : 3 * (index % EVENT_COUNT) + 3]
             found.append(Event(ctypes.string_at(name, length).decode(), value))
@@ -337,7 +337,7 @@ class Jit:
         given = self._callers[kind](*(ctypes.c_uint64 * count).from_address(arguments))
         if given is None:
             return
-        values = given if isinstance(given, tuple | list) else (given,)
+        values = cast("Sequence[int]", given if isinstance(given, tuple | list) else (given,))
         slots = (ctypes.c_uint64 * 4).from_address(results)
         for i, value in enumerate(values):
             slots[i] = int(value) & (1 << 64) - 1

@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 # ELF-64 Object File Format, version 1.5: the records and their constants.
 _HEADER = struct.Struct("<16s HHI QQQ I HHHHHH")
@@ -88,8 +88,8 @@ class ObjectFile:
             _SECTION.unpack_from(self.data, self._sections_at + number * _SECTION.size)
             for number in range(self._section_count)
         ]
-        names = rows[self._names][4] if rows else 0
-        return [Section(self._text(names + name), *row) for name, *row in (row[:8] for row in rows)]
+        names = cast("int", rows[self._names][4]) if rows else 0
+        return [Section(self._text(names + row[0]), *row[1:8]) for row in rows]
 
     @cached_property
     def segments(self) -> list[Segment]:

@@ -31,7 +31,7 @@ class Function:
     name: str
     text: str
     uses: frozenset[str]
-    callers: set[str] = field(default_factory=set)
+    callers: set[str] = field(default_factory=set[str])
 
     @property
     def copied(self) -> bool:
@@ -48,12 +48,12 @@ class Function:
 class Program:
     """The pieces of a module's text. Objects and functions by their name with @, nodes by their number with !."""
 
-    head: list[str] = field(default_factory=list)
-    objects: dict[str, str] = field(default_factory=dict)
-    functions: dict[str, Function] = field(default_factory=dict)
-    declarations: dict[str, str] = field(default_factory=dict)
-    named: list[str] = field(default_factory=list)
-    nodes: dict[str, str] = field(default_factory=dict)
+    head: list[str] = field(default_factory=list[str])
+    objects: dict[str, str] = field(default_factory=dict[str, str])
+    functions: dict[str, Function] = field(default_factory=dict[str, Function])
+    declarations: dict[str, str] = field(default_factory=dict[str, str])
+    named: list[str] = field(default_factory=list[str])
+    nodes: dict[str, str] = field(default_factory=dict[str, str])
 
 
 def parse(ir: str) -> Program:

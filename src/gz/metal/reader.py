@@ -79,9 +79,7 @@ def stable_path(module: str, file: str) -> str:
 def unwrap(function: Callable[..., Any]) -> FunctionType:
     """The function that decorators were put around. TypeError if there is none in Python."""
     found: Any = inspect.unwrap(function)
-    if isinstance(found, staticmethod | classmethod):
-        found = found.__func__
-    if inspect.ismethod(found):
+    if type(found) in (staticmethod, classmethod) or inspect.ismethod(found):
         found = found.__func__
     if not isinstance(found, FunctionType):
         raise TypeError(f"{function!r} is no Python function")

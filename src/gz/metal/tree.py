@@ -431,7 +431,7 @@ class Function:
     body: Sequence[Statement] | None
     variables: Sequence[Variable]
     #: Whom it calls and where in the source, for the check against recursion.
-    calls: Sequence[tuple[Signature, Any]] = field(default_factory=list)
+    calls: Sequence[tuple[Signature, Any]] = field(default_factory=list[tuple[Signature, Any]])
 
 
 def truth(value: bool, at: Position) -> Constant:

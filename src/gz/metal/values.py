@@ -35,7 +35,7 @@ def address_of(value: Any) -> int:
     if isinstance(value, Layout):
         memory: Any = value._bytes  # pyright: ignore[reportPrivateUsage]
     elif isinstance(value, ArrayView):
-        memory = value._memory  # pyright: ignore[reportPrivateUsage]
+        memory = value.memory
     else:
         memory = value
     if isinstance(memory, int):

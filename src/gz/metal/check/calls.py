@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from enum import IntEnum
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import gz.metal.check.expressions as expressions
 import gz.metal.check.intrinsics as intrinsics
@@ -183,7 +183,7 @@ def _convert(scope: Scope, node: ast.Call, target: IntType | AddressType) -> tre
     """`u32(x)`, `Pa(x)`: from any scalar, by truncation or extension."""
     argument = one_argument(scope, node, str(target))
     at = scope.at(node)
-    operand = expressions.expression(scope, argument, target if isinstance(target, IntType) else u64)  # pyright: ignore
+    operand = expressions.expression(scope, argument, target if isinstance(target, IntType) else u64)  # pyright: ignore[reportArgumentType]
     word: Any = target if isinstance(target, IntType) else u64
     if isinstance(operand, tree.Constant) and (operand.type is EXACT or isinstance(operand.type, EnumType)):
         number = operand.value
@@ -212,7 +212,7 @@ def _type_call(scope: Scope, node: ast.Call, function: type) -> tree.Expression:
         argument = one_argument(scope, node, str(target))
         operand = coerce(expressions.expression(scope, argument, target.base), target.base, argument)
         return tree.Convert(target, scope.at(node), operand)
-    rule = _BUILTINS.get(id(function))
+    rule = _BUILTINS.get(id(cast("object", function)))
     if rule is not None:
         return rule(scope, node, None)
     if isinstance(function, LayoutMeta):

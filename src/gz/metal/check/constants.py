@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable, Mapping
 from dataclasses import fields, is_dataclass
-from typing import Any
+from typing import Any, cast
 
 from gz.bits.storage import Table
 from gz.bits.types import ArrayType, PointerType
@@ -53,7 +53,7 @@ def _nodes(roots: Iterable[object]) -> list[Any]:
     waiting: list[Any] = list(roots)
     while waiting:
         node = waiting.pop()
-        kind = type(node)
+        kind = type(cast("object", node))
         if kind is list or kind is tuple:
             waiting += node
             continue

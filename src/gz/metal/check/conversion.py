@@ -198,7 +198,7 @@ def common(
     if left.type is EXACT and right.type is EXACT:
         left, right = settle(left, nodes[0]), settle(right, nodes[1])
         if left.type is not right.type:
-            left, right = coerce(left, i64, nodes[0]), coerce(right, i64, nodes[1])  # pyright: ignore
+            left, right = coerce(left, i64, nodes[0]), coerce(right, i64, nodes[1])  # pyright: ignore[reportArgumentType]
         return left, right, left.type
     if left.type is EXACT:
         return (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Callable
 from enum import IntEnum
-from typing import Any
+from typing import Any, cast
 
 import gz.metal.check.calls as calls
 import gz.metal.check.places as places
@@ -71,11 +71,13 @@ def from_object(scope: Scope, item: Any, node: ast.expr, wanted: Type | None = N
     if isinstance(item, Storage | Table):
         return declared(item, at)
     if isinstance(item, tuple):
-        kinds = wanted.elements if isinstance(wanted, TupleType) else (None,) * len(item)
-        if len(kinds) == len(item):
-            parts = [from_object(scope, part, node, kind) for part, kind in zip(item, kinds, strict=True)]
+        items = cast("tuple[Any, ...]", item)
+        kinds = wanted.elements if isinstance(wanted, TupleType) else (None,) * len(items)
+        if len(kinds) == len(items):
+            parts = [from_object(scope, part, node, kind) for part, kind in zip(items, kinds, strict=True)]
             return tree.Tuple(TupleType(tuple(part.type for part in parts)), at, parts)
-    raise Refusal(node, f"{_kind(item)} is not a value", _KIND_HINTS.get(type(item).__name__, ""))
+    kind = type(cast("object", item)).__name__
+    raise Refusal(node, f"{_kind(item)} is not a value", _KIND_HINTS.get(kind, ""))
 
 
 _KIND_HINTS = {

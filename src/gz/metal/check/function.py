@@ -74,7 +74,7 @@ def _parameters(source: Source, owner: type | None, names: Mapping[str, Any]) ->
         at = (argument.lineno, argument.col_offset + 1)
         if argument.annotation is None:
             if position == 0 and owner is not None and not _is_static(source, owner):
-                found.append(Variable(argument.arg, PointerType(LayoutType(owner)), at, True))  # pyright: ignore
+                found.append(Variable(argument.arg, PointerType(LayoutType(owner)), at, True))  # pyright: ignore[reportArgumentType]
                 continue
             raise Refusal(argument, f"{argument.arg} of {name} needs a type")
         type = as_value(_type(argument.annotation, names))

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import ast
-import operator as python
 from collections.abc import Callable
 from typing import Any
 
@@ -51,17 +50,21 @@ SYMBOLS: dict[type[ast.operator], str] = {
     ast.RShift: ">>",
 }
 
+_REFUSED: dict[type[ast.operator], str] = {ast.Div: "/", ast.Pow: "**", ast.MatMult: "@"}
+
+_UNARY: dict[type[ast.unaryop], str] = {ast.USub: "-", ast.Invert: "~", ast.UAdd: "+"}
+
 _EXACTLY: dict[str, Callable[[int, int], int]] = {
-    "+": python.add,
-    "-": python.sub,
-    "*": python.mul,
-    "//": python.floordiv,
-    "%": python.mod,
-    "&": python.and_,
-    "|": python.or_,
-    "^": python.xor,
-    "<<": python.lshift,
-    ">>": python.rshift,
+    "+": int.__add__,
+    "-": int.__sub__,
+    "*": int.__mul__,
+    "//": int.__floordiv__,
+    "%": int.__mod__,
+    "&": int.__and__,
+    "|": int.__or__,
+    "^": int.__xor__,
+    "<<": int.__lshift__,
+    ">>": int.__rshift__,
 }
 
 _BITWISE = frozenset("&|^")
@@ -85,7 +88,7 @@ def binary(scope: Scope, node: ast.BinOp, wanted: Type | None) -> tree.Expressio
 
 
 def refused_operator(node: ast.AST, operator: ast.operator) -> Refusal:
-    sign = {ast.Div: "/", ast.Pow: "**", ast.MatMult: "@"}[type(operator)]
+    sign = _REFUSED[type(operator)]
     return Refusal(node, f"{sign} is not in the language", "integers are divided by //" * (sign == "/"))
 
 
@@ -182,7 +185,7 @@ def _address(
         negative = isinstance(offset, tree.Constant) and offset.type is EXACT and offset.value < 0
         integer = integer_of(offset.type)
         if negative or (integer is not None and integer.signed):
-            amount = tree.Convert(word, offset.at, coerce(offset, i64, part))  # pyright: ignore
+            amount = tree.Convert(word, offset.at, coerce(offset, i64, part))  # pyright: ignore[reportArgumentType]
         else:
             amount = coerce(offset, word, part)
         base = tree.Convert(word, address.at, address)
@@ -239,7 +242,7 @@ def unary(scope: Scope, node: ast.UnaryOp, wanted: Type | None) -> tree.Expressi
     if isinstance(node.op, ast.Not):
         return condition(scope, node).tree
     operand = expressions.expression(scope, node.operand, wanted)
-    symbol = {ast.USub: "-", ast.Invert: "~", ast.UAdd: "+"}[type(node.op)]
+    symbol = _UNARY[type(node.op)]
     if isinstance(operand, tree.Constant) and operand.type is EXACT:
         if symbol == "~":
             return tree.Constant(EXACT, at, ~operand.value, modular=True)
@@ -266,12 +269,12 @@ _COMPARISONS: dict[type[ast.cmpop], str] = {
 }
 
 _EXACT_COMPARISONS: dict[str, Callable[[int, int], bool]] = {
-    "==": python.eq,
-    "!=": python.ne,
-    "<": python.lt,
-    "<=": python.le,
-    ">": python.gt,
-    ">=": python.ge,
+    "==": int.__eq__,
+    "!=": int.__ne__,
+    "<": int.__lt__,
+    "<=": int.__le__,
+    ">": int.__gt__,
+    ">=": int.__ge__,
 }
 
 

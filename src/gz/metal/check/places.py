@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ast
 import functools
-from typing import Any
+from typing import Any, cast
 
 import gz.metal.check.expressions as expressions
 from gz.bits.enumeration import enum_type
@@ -102,7 +102,7 @@ def system_register(scope: Scope, node: ast.expr) -> SysReg | None:
     base = static(scope, node.value) if isinstance(node.value, ast.Name | ast.Attribute) else MISSING
     if base is MISSING or not is_register_file(base):
         return None
-    names = _registers(type(base))
+    names = _registers(type(cast("object", base)))
     if node.attr not in names:
         raise Refusal(node, f"there is no system register {node.attr}", similar(node.attr, names))
     return names[node.attr]

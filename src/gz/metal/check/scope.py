@@ -21,12 +21,12 @@ MISSING: Any = object()
 class Flow:
     """What holds whenever control is here. `present`: variables that are not None."""
 
-    assigned: set[Variable] = field(default_factory=set)
-    present: set[Variable] = field(default_factory=set)
+    assigned: set[Variable] = field(default_factory=set[Variable])
+    present: set[Variable] = field(default_factory=set[Variable])
     reachable: bool = True
     #: Locals that hold a token, and those that hold one on some way.
-    held: set[Variable] = field(default_factory=set)
-    maybe_held: set[Variable] = field(default_factory=set)
+    held: set[Variable] = field(default_factory=set[Variable])
+    maybe_held: set[Variable] = field(default_factory=set[Variable])
 
     def copy(self) -> Flow:
         return Flow(set(self.assigned), set(self.present), self.reachable, set(self.held), set(self.maybe_held))
@@ -53,8 +53,8 @@ class Flow:
 class Loop:
     """What control brings to the place behind the loop and to its next turn."""
 
-    exits: list[Flow] = field(default_factory=list)
-    turns: list[Flow] = field(default_factory=list)
+    exits: list[Flow] = field(default_factory=list[Flow])
+    turns: list[Flow] = field(default_factory=list[Flow])
 
 
 class Scope:

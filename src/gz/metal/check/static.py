@@ -8,7 +8,7 @@ import builtins
 import functools
 import types
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from gz.bits.layout import LayoutMeta, sizeof
 from gz.bits.register import Register
@@ -48,17 +48,16 @@ _METHOD_OWNERS = (tuple, str, int, list, dict, frozenset, bytes)
 
 def static(scope: Scope, node: ast.expr) -> Any:
     """The build-time object that an expression names; MISSING if its value is the running program's."""
-    kind = type(node)
-    if kind is ast.Name:
-        return _name(scope, node)  # pyright: ignore[reportArgumentType]
-    if kind is ast.Attribute:
-        return _attribute(scope, node)  # pyright: ignore[reportArgumentType]
-    if kind is ast.Subscript:
-        return _subscript(scope, node)  # pyright: ignore[reportArgumentType]
-    if kind is ast.Call:
-        return _call(scope, node)  # pyright: ignore[reportArgumentType]
-    if kind is ast.Constant:
-        return node.value  # pyright: ignore[reportAttributeAccessIssue]
+    if isinstance(node, ast.Name):
+        return _name(scope, node)
+    if isinstance(node, ast.Attribute):
+        return _attribute(scope, node)
+    if isinstance(node, ast.Subscript):
+        return _subscript(scope, node)
+    if isinstance(node, ast.Call):
+        return _call(scope, node)
+    if isinstance(node, ast.Constant):
+        return node.value
     return MISSING
 
 
@@ -96,7 +95,7 @@ def attribute(base: Any, node: ast.Attribute) -> Any:
 
 def is_register_file(base: Any) -> bool:
     """Is it an object whose attributes are system registers?"""
-    return _has_registers(type(base))
+    return _has_registers(type(cast("object", base)))
 
 
 @functools.cache
@@ -106,13 +105,14 @@ def _has_registers(owner: type) -> bool:
 
 def _subscript(scope: Scope, node: ast.Subscript) -> Any:
     base = static(scope, node.value)
-    if base is MISSING or not isinstance(base, tuple | list | dict | str | bytes | range):
+    kind = type(cast("object", base))
+    if base is MISSING or not issubclass(kind, tuple | list | dict | str | bytes | range):
         return MISSING
     index = constant(scope, node.slice)
     if index is MISSING:
         raise Refusal(
             node.slice,
-            f"a {type(base).__name__} of Python is indexed by constants only",
+            f"a {kind.__name__} of Python is indexed by constants only",
             "make it a table(u64, …) to index it while running",
         )
     try:

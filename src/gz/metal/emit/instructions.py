@@ -73,7 +73,8 @@ def _sys(body: Body, node: tree.Instruction, operands: Sequence[str]) -> str:
 def _call(body: Body, node: tree.Instruction, operands: Sequence[str]) -> str:
     """SMC calling convention (DEN0028 2.6): x0-x7 in, x0-x3 out, x4-x17 lost. The doorbell and the kernel keep
     the others."""
-    extra, arguments = (operands[:1], operands[1:]) if node.name in _EXTRA else ([], operands)
+    count = 1 if node.name in _EXTRA else 0
+    extra, arguments = operands[:count], operands[count:]
     text, where = _EXTRA.get(node.name, (f"{node.name} #0", ""))
     count = len(arguments)
     constraints = [f"={{x{number}}}" for number in range(count)] + [str(number) for number in range(count)]

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, cast
 
 from gz.bits.storage import Storage, Table
 from gz.bits.types import BOOL, NEVER, LayoutType, Type, align_of, size_of
@@ -227,10 +228,10 @@ def _fill(view: object, name: str, value: object) -> None:
     """A field of a struct from a number, a dict of its fields or a sequence of its elements."""
     current = getattr(view, name)
     if isinstance(value, dict):
-        for inner, part in value.items():
+        for inner, part in cast("dict[str, object]", value).items():
             _fill(current, inner, part)
     elif isinstance(value, list | tuple):
-        for index, part in enumerate(value):
+        for index, part in enumerate(cast("Sequence[object]", value)):
             current[index] = part
     else:
         setattr(view, name, value)
