@@ -7,7 +7,8 @@ import ctypes
 from collections.abc import Callable
 from typing import Any
 
-from el2 import BLOCK, CORE, FRAME_COUNT, FRAMES, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE, Machine
+from el2 import BLOCK, CORE, FRAME_COUNT, FRAMES, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE, Machine, Memory
+from oracle import entry_of
 from walker import leaves
 
 import gz.core.calls as calls
@@ -112,6 +113,26 @@ class Host:
             for base, bank_size in ((LOW, LOW_SIZE), (HIGH, HIGH_SIZE)):
                 pages.update(range(max(ipa, base) // PAGE, min(ipa + size, base + bank_size) // PAGE))
         return pages
+
+    @property
+    def memory(self) -> Memory:
+        return self.machine.memory
+
+    def entry(self, pa: int) -> int:
+        return self.machine.entry(pa)
+
+    def owners(self) -> dict[int, tuple[str, int]]:
+        low = LOW_SIZE // PAGE
+        pages = {
+            LOW // PAGE + index if index < low else HIGH // PAGE + index - low: entry_of(raw)
+            for index, raw in enumerate(self.machine.entries())
+            if raw
+        }
+        return {pfn: entry for pfn, entry in pages.items() if entry}
+
+    def missing(self) -> set[int]:
+        every = {*range(LOW // PAGE, CORE // PAGE), *range(HIGH // PAGE, (HIGH + HIGH_SIZE) // PAGE)}
+        return every - self.seen()
 
     def translations(self, s: Any) -> dict[int, int]:
         vtcr, vttbr = self.machine.fn(stage2.vtcr)(), self.machine.fn(stage2.vttbr)(s)

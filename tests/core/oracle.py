@@ -20,6 +20,11 @@ FAIL_ENTRY, GZ, IDLE = 0x92920006, 0x9292000A, 0x9292000B
 Ownership = dict[int, tuple[str, int]]  # pfn → ("lent", vmid), ("private", vmid), ("shared", users)
 
 
+def entry_of(raw: int) -> tuple[str, int] | None:
+    """An entry of the table as the oracle has it; None: the host's alone, or the core's."""
+    return {1: ("lent", raw >> 8), 2: ("shared", raw >> 4 & 15), 4: ("private", raw >> 8)}.get(raw & 15)
+
+
 @dataclass
 class Vm:
     smc64: bool
