@@ -16,7 +16,7 @@ from gz.arm64.psci import AffinityState, Psci
 from gz.arm64.smccc import NOT_SUPPORTED
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL
-from gz.bits import Struct, Va, Window, at, storage, u32, u64
+from gz.bits import Struct, Va, Window, at, storage, u32, u64, union
 from gz.metal import assembly, extern, log, mmio, peek64, poke64
 from gz.vmm.maps import VIRT
 from payloads import interrupts
@@ -49,9 +49,9 @@ class Desk(Window):
     SPI: u32 = at(4)
     """This SPI once the guest waits."""
     KIND: u32 = at(8)
-    WIDE: u64 = at(16)
+    WIDE: u64 = union(16)
     """Keeps what is written."""
-    NARROW: u32 = at(16)
+    NARROW: u32 = union(16)
 
 
 class Score(Struct):

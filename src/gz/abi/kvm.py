@@ -9,7 +9,7 @@ from __future__ import annotations
 from enum import IntEnum, IntFlag
 
 from gz.abi.device import READ, WRITE, IoctlIoeventfd, IoctlIrqfd, IoctlIrqLine, IoctlMemoryRegion, IoctlOneReg
-from gz.bits import Array, Struct, array, at, enumeration, u8, u32, u64
+from gz.bits import Array, Struct, array, at, enumeration, u8, u32, u64, union
 
 PATH = "/dev/kvm"
 MAGIC = 0xAE
@@ -101,11 +101,11 @@ class KvmRun(Struct):
     """1: RUN comes back with EINTR before it enters the guest."""
     exit_reason: u32 = at(8)
     """A :class:`KvmExit`."""
-    mmio: KvmMmio = at(32)
-    fail_entry: KvmFailEntry = at(32)
-    internal: KvmInternalError = at(32)
-    system_event: KvmSystemEvent = at(32)
-    no_syndrome: KvmNoSyndrome = at(32)
+    mmio: KvmMmio = union(32)
+    fail_entry: KvmFailEntry = union(32)
+    internal: KvmInternalError = union(32)
+    system_event: KvmSystemEvent = union(32)
+    no_syndrome: KvmNoSyndrome = union(32)
 
 
 class KvmCapability(IntEnum):

@@ -7,7 +7,7 @@ reads there is untrusted; what it has to know about a pending access it keeps fo
 
 from __future__ import annotations
 
-from gz.bits import Array, Struct, array, at, u8, u32, u64
+from gz.bits import Array, Struct, array, at, u8, u32, u64, union
 
 PAGE_SIZE = 0x1000
 """The page size of every shared structure; hosts have 4 KiB pages."""
@@ -69,12 +69,12 @@ class RunPage(Struct):
     immediate_exit: u8 = at(4)
     """1: the driver returns EINTR instead of calling RUN."""
     padding: Array[u8] = array(3, at=5)
-    mmio: MmioExit = at(8)
-    fail_entry: FailEntryExit = at(8)
-    exception: ExceptionExit = at(8)
-    hypercall: HypercallExit = at(8)
-    internal: InternalErrorExit = at(8)
-    system_event: SystemEventExit = at(8)
+    mmio: MmioExit = union(8)
+    fail_entry: FailEntryExit = union(8)
+    exception: ExceptionExit = union(8)
+    hypercall: HypercallExit = union(8)
+    internal: InternalErrorExit = union(8)
+    system_event: SystemEventExit = union(8)
 
 
 LIST_REGISTERS_MAX = 16

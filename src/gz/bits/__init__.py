@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from gz.bits.enumeration import enumeration
 from gz.bits.integers import Ipa, Pa, Va, i8, i16, i32, i64, u8, u16, u32, u64
-from gz.bits.layout import Array, Held, Ptr, ReadOnly, Struct, Window, array, at, sizeof
+from gz.bits.layout import Array, Held, Ptr, ReadOnly, Struct, Window, array, at, sizeof, union
 from gz.bits.register import Register, field
 from gz.bits.storage import function_table, storage, table
 from gz.bits.sysreg import SysReg
@@ -38,4 +38,5 @@ __all__ = [
     "u16",
     "u32",
     "u64",
+    "union",
 ]

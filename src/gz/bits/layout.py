@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Structs and device windows: annotated classes with the layout that C gives them.
 
-The layout is computed when it is first asked for, so that structs may refer to each other in circles.
+The layout is computed when it is first asked for, so that structs may refer to each other in circles; one with stated
+offsets or a stated size is looked at when it is declared, if all its types are there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
@@ -45,18 +47,23 @@ else:
 class Placement:
     """Where a field lies and how many elements it has, as written in the class."""
 
-    def __init__(self, counts: tuple[int, ...], offset: int | None, align: int | None) -> None:
+    def __init__(self, counts: tuple[int, ...], offset: int | None, align: int | None, *, shared: bool = False) -> None:
         for count in counts:
             if not isinstance(count, int) or count < 0:  # pyright: ignore[reportUnnecessaryIsInstance]
                 raise TypeError(f"array({count!r}): the length is a number")
         if align is not None and (align < 1 or align & align - 1):
             raise TypeError(f"align={align} is no power of two")
-        self.counts, self.offset, self.align = counts, offset, align
+        self.counts, self.offset, self.align, self.shared = counts, offset, align, shared
 
 
 def at(offset: int) -> Any:
-    """The field lies `offset` bytes from the start."""
+    """The field lies `offset` bytes from the start, and no other does."""
     return Placement((), offset, None)
+
+
+def union(offset: int) -> Any:
+    """The field lies `offset` bytes from the start, where other fields that say so lie too."""
+    return Placement((), offset, None, shared=True)
 
 
 def array(*counts: int, at: int | None = None, align: int | None = None) -> Any:
@@ -122,6 +129,9 @@ class LayoutMeta(type):
         cls = super().__new__(mcs, name, bases, body)
         cls._declared, cls._computed, cls._busy, cls._minimum = declared, None, False, (size, align)
         _register(cls)
+        if size or any(field.placement is not None and field.placement.offset is not None for field in declared):
+            with contextlib.suppress(_UnknownYet):
+                _compute(cls)
         return cls
 
     def __init__(cls, name: str, bases: tuple[type, ...], body: dict[str, Any], align: int = 1, size: int = 0) -> None:
@@ -167,6 +177,14 @@ class LayoutMeta(type):
         return cls._computed
 
 
+def _is_shared(field: Field) -> bool:
+    return field.placement is not None and field.placement.shared
+
+
+class _UnknownYet(TypeError):
+    """A field's annotation means nothing, or what is declared later."""
+
+
 def _compute(cls: LayoutMeta) -> tuple[dict[str, Field], int, int]:
     least_size, align = cls._minimum  # pyright: ignore[reportPrivateUsage]
     names = {**vars(sys.modules[cls.__module__])} if cls.__module__ in sys.modules else {}
@@ -176,6 +194,8 @@ def _compute(cls: LayoutMeta) -> tuple[dict[str, Field], int, int]:
         try:
             field.type = _in_place(annotations.type_of(field.annotation, names), field.placement)
             bytes, alignment = size_of(field.type), align_of(field.type)
+        except annotations.AnnotationError as error:
+            raise _UnknownYet(f"{cls.__name__}.{field.name}: {error}") from None
         except TypeError as error:
             raise TypeError(f"{cls.__name__}.{field.name}: {error}") from None
         placement = field.placement
@@ -183,11 +203,19 @@ def _compute(cls: LayoutMeta) -> tuple[dict[str, Field], int, int]:
             alignment = max(alignment, placement.align)
         if placement is not None and placement.offset is not None:
             cursor = placement.offset
+            if cursor < 0:
+                raise TypeError(f"{cls.__name__}.{field.name}: an offset is not negative")
             if cursor % alignment:
                 raise TypeError(f"{cls.__name__}.{field.name}: {cursor:#x} is not aligned to {alignment} bytes")
         cursor = -(-cursor // alignment) * alignment
+        for other in fields.values():
+            apart = cursor >= other.offset + size_of(other.type) or other.offset >= cursor + bytes
+            if not apart and not (_is_shared(field) and _is_shared(other)):
+                raise TypeError(f"{cls.__name__}.{field.name} at {cursor:#x} overlaps {other.name}")
         field.offset = cursor
         cursor += bytes
+        if least_size and cursor > least_size:
+            raise TypeError(f"{cls.__name__}.{field.name} ends at {cursor:#x}, beyond size={least_size:#x}")
         size, align = max(size, cursor), max(align, alignment)
         fields[field.name] = field
     size = -(-size // align) * align
