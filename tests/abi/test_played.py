@@ -98,6 +98,8 @@ PLAYED: tuple[tuple[Any, ...], ...] = (
     (VendorCall.MMIO_GUARD_ENROLL, PROTECTED, "test_features_of_both_kinds"),
     (VendorCall.MMIO_GUARD_MAP, PROTECTED, "test_unguarded_device_access_is_a_fault_of_the_guest"),
     (VendorCall.MMIO_GUARD_UNMAP, PROTECTED, "test_unguarded_device_access_is_a_fault_of_the_guest"),
+    (VendorCall.MMIO_RGUARD_MAP, PROTECTED, "test_ranges_of_devices"),
+    (VendorCall.MMIO_RGUARD_UNMAP, PROTECTED, "test_ranges_of_devices"),
     (VendorCall.MEM_RELINQUISH, "payloads/driven.py", "balloon"),
     (VendorCall.MEM_PRIVATE, PROTECTED, "test_a_guest_learns_what_is_private"),
     (VendorStatus.SUCCESS, PROTECTED, "test_a_guest_learns_what_is_private", "== 0"),

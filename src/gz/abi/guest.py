@@ -43,8 +43,12 @@ class VendorCall(IntEnum):
     MMIO_GUARD_ENROLL = 0xC600_0006
     MMIO_GUARD_MAP = 0xC600_0007
     MMIO_GUARD_UNMAP = 0xC600_0008
+    """x1 = page's address; what is so already is no error."""
     MEM_RELINQUISH = 0xC600_0009
     """x1 = page's address; scrubbed and given back to the host before the exit."""
+    MMIO_RGUARD_MAP = 0xC600_000A
+    """Android's kernels, once HYP_MEMINFO announces ranges: x1 = address, x2 = pages (0: one); x1 = pages done."""
+    MMIO_RGUARD_UNMAP = 0xC600_000B
     MEM_PRIVATE = 0xC600_007E
     """Of our own: x1 = address, x2 = pages, x3 zero. SUCCESS if all of it is memory that is the guest's alone, now and
     whenever the host supplies it, but for what the guest shows itself."""
@@ -57,6 +61,8 @@ PROTECTED_CALLS = (
     VendorCall.MMIO_GUARD_ENROLL,
     VendorCall.MMIO_GUARD_MAP,
     VendorCall.MMIO_GUARD_UNMAP,
+    VendorCall.MMIO_RGUARD_MAP,
+    VendorCall.MMIO_RGUARD_UNMAP,
     VendorCall.MEM_PRIVATE,
 )
 """Offered to protected VMs alone."""

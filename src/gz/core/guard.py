@@ -54,11 +54,11 @@ def _find(guard: Guard, page: u64) -> u64:
 
 
 def permit(vm: Vm, ipa: Ipa) -> bool:
-    """Accesses to this page go to the VMM. False: it does already, or there are too many windows."""
+    """Accesses to this page go to the VMM. False: there are too many windows."""
     guard = _of(vm)
     page = u64(ipa) >> PAGE_SHIFT
     lock.acquire(guard.lock)
-    done = _find(guard, page) == WINDOWS_MAX and _permit(guard, page)
+    done = _find(guard, page) != WINDOWS_MAX or _permit(guard, page)
     lock.release(guard.lock)
     return done
 
@@ -87,12 +87,12 @@ def _add(guard: Guard, first: u64, count: u64) -> bool:
 
 
 def refuse(vm: Vm, ipa: Ipa) -> bool:
-    """Accesses to this page fault. False: they do already, or there are too many windows."""
+    """Accesses to this page fault. False: there are too many windows."""
     guard = _of(vm)
     page = u64(ipa) >> PAGE_SHIFT
     lock.acquire(guard.lock)
     index = _find(guard, page)
-    done = index != WINDOWS_MAX and _refuse(guard, index, page)
+    done = index == WINDOWS_MAX or _refuse(guard, index, page)
     lock.release(guard.lock)
     return done
 

@@ -28,6 +28,7 @@ from gz.bits import Ipa, function_table, i64, table, u32, u64
 from gz.core.conduit import answer, argument
 from gz.core.outcome import Outcome
 from gz.core.vcpu import Vcpu
+from gz.core.vm import Vm
 from gz.metal import cold, inline
 
 GuestCall = Callable[[Vcpu], Outcome]
@@ -245,43 +246,59 @@ def _transfer(vcpu: Vcpu, shown: bool) -> Outcome:
 
 
 def guard_info(vcpu: Vcpu) -> Outcome:
-    """The granule of the MMIO guard."""
-    return _guard_answer(vcpu, PAGE_SIZE)
+    """The granule of the MMIO guard; x1 = 1: there are calls for ranges."""
+    return _guard_answer(vcpu, PAGE_SIZE, 1)
 
 
 def guard_enroll(vcpu: Vcpu) -> Outcome:
     """A protected VM is guarded from its start."""
-    return _guard_answer(vcpu, VendorStatus.SUCCESS)
+    return _guard_answer(vcpu, VendorStatus.SUCCESS, 0)
 
 
-def _guard_answer(vcpu: Vcpu, value: i64) -> Outcome:
+def _guard_answer(vcpu: Vcpu, value: u64, second: u64) -> Outcome:
     x = vcpu.context.x
     if vcpu.vm.protected == 0:
         return answer(vcpu, VendorStatus.NOT_SUPPORTED)
     if x[1] | x[2] | x[3] != 0:
         return answer(vcpu, VendorStatus.INVALID_PARAMETER)
-    return answer(vcpu, value)
+    return _words(vcpu, value, second, 0, 0)
 
 
 def guard_map(vcpu: Vcpu) -> Outcome:
-    return _guard(vcpu, True)
+    return _guard(vcpu, True, False)
 
 
 def guard_unmap(vcpu: Vcpu) -> Outcome:
-    return _guard(vcpu, False)
+    return _guard(vcpu, False, False)
 
 
-def _guard(vcpu: Vcpu, permitted: bool) -> Outcome:
-    """x1 = a page's address, which is no memory. What is so already is an error."""
+def guard_map_range(vcpu: Vcpu) -> Outcome:
+    return _guard(vcpu, True, True)
+
+
+def guard_unmap_range(vcpu: Vcpu) -> Outcome:
+    return _guard(vcpu, False, True)
+
+
+def _guard(vcpu: Vcpu, permitted: bool, ranges: bool) -> Outcome:
+    """x1 = a page's address, which is no memory; with `ranges` as `_transfer`."""
     x = vcpu.context.x
-    vm = vcpu.vm
-    if vm.protected == 0:
+    if vcpu.vm.protected == 0:
         return answer(vcpu, VendorStatus.NOT_SUPPORTED)
-    ipa = Ipa(x[1])
-    done = False
-    if x[2] | x[3] == 0 and stage2.in_range(ipa, PAGE_SIZE) and slots.find(vm, ipa) is None:
-        done = guard.permit(vm, ipa) if permitted else guard.refuse(vm, ipa)
-    return answer(vcpu, VendorStatus.SUCCESS if done else VendorStatus.INVALID_PARAMETER)
+    wanted = min(max(x[2], 1), sharing.PAGES_MAX)
+    done: u64 = 0
+    if x[3] == 0 and (ranges or x[2] == 0):
+        while done < wanted and _guard_page(vcpu.vm, Ipa(x[1]) + done * PAGE_SIZE, permitted):
+            done += 1
+    if done == 0:
+        return answer(vcpu, VendorStatus.INVALID_PARAMETER)
+    return _words(vcpu, 0, done, 0, 0) if ranges else answer(vcpu, VendorStatus.SUCCESS)
+
+
+def _guard_page(vm: Vm, ipa: Ipa, permitted: bool) -> bool:
+    if not stage2.in_range(ipa, PAGE_SIZE) or slots.find(vm, ipa) is not None:
+        return False
+    return guard.permit(vm, ipa) if permitted else guard.refuse(vm, ipa)
 
 
 def memory_private(vcpu: Vcpu) -> Outcome:
@@ -340,6 +357,8 @@ _ROWS: dict[int, GuestCall] = {
     VendorCall.MMIO_GUARD_ENROLL: guard_enroll,
     VendorCall.MMIO_GUARD_MAP: guard_map,
     VendorCall.MMIO_GUARD_UNMAP: guard_unmap,
+    VendorCall.MMIO_RGUARD_MAP: guard_map_range,
+    VendorCall.MMIO_RGUARD_UNMAP: guard_unmap_range,
     VendorCall.MEM_RELINQUISH: relinquish,
     VendorCall.MEM_PRIVATE: memory_private,
 }
