@@ -9,6 +9,7 @@ import pytest
 from test_sysregs import WORD, Trapped
 
 import gz.core.debug as debug
+from gz.abi.exits import Watch
 from gz.arm64.sysreg import TABLE
 
 BRPS, WRPS = 6, 4
@@ -107,3 +108,19 @@ def test_anything(trapped: Trapped) -> None:
     if trapped.vcpu.debug.armed != 0:
         trapped.call(debug.unload)
     assert in_cpu(trapped) == HOSTS
+
+
+def test_brk_goes_to_el2_for_who_watches_it(trapped: Trapped) -> None:
+    """MDCR_EL2.TDE; not as long as the guest has debug exceptions of its own."""
+    tde = 1 << 8
+    trapped.vm.watched = Watch.BREAKPOINT
+    trapped.write("MDSCR_EL1", 0)
+    assert trapped.jit.sysregs.MDCR_EL2 & tde
+    trapped.write("OSLAR_EL1", 0)
+    trapped.write("MDSCR_EL1", MDE)
+    assert trapped.jit.sysregs.MDCR_EL2 & tde == 0
+    trapped.write("MDSCR_EL1", KDE)
+    assert trapped.jit.sysregs.MDCR_EL2 & tde
+    trapped.vm.watched = Watch.HVC
+    trapped.write("MDSCR_EL1", 0)
+    assert trapped.jit.sysregs.MDCR_EL2 & tde == 0

@@ -15,6 +15,7 @@ import gz.core.guest_calls as guest_calls
 import gz.core.host_memory as host_memory
 import gz.core.traps as traps
 from gz.abi.calls import Call, smc64
+from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.errors import Error
 from gz.abi.exits import ExceptionCode, ExitReason
 from gz.abi.guest import VendorCall
@@ -65,6 +66,18 @@ def map_block(host: Host, vmid: int, pfns: list[int], gfn: int = GFN) -> int:
 
 def protected(host: Host) -> int:
     return make_vm(host, protected=True)
+
+
+def test_nobody_watches_its_exceptions(host: Host) -> None:
+    """Neither asked for afterwards nor before."""
+    vmid = protected(host)
+    assert host.call(smc64(Call.ENABLE_CAP), vmid, Capability.WATCH_EXCEPTIONS, 1) == Error.NOT_SUPPORTED
+    vmid = make_vm(host)
+    assert host.call(smc64(Call.ENABLE_CAP), vmid, Capability.WATCH_EXCEPTIONS, 0x40) == Error.INVALID_ARGS
+    host.good(Call.ENABLE_CAP, vmid, Capability.WATCH_EXCEPTIONS, 0x3F)
+    assert host.vm(vmid).watched == 0x3F
+    host.good(Call.ENABLE_CAP, vmid, Capability.PROTECTED_VM, ProtectedVm.PROTECT)
+    assert host.vm(vmid).watched == 0
 
 
 @pytest.mark.parametrize("pfns", [[PFN + i for i in range(512)], [PFN + 2 * i for i in range(512)], [PFN + 3]])

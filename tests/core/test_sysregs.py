@@ -46,7 +46,7 @@ class Trapped:
         self.machine.reset()
         Interface(self.jit)
         ctypes.memset(self.vm_frame.address, 0, Vm.size)
-        vm: Any = Vm.view(self.vm_frame.memory)
+        self.vm: Any = Vm.view(self.vm_frame.memory)
         self.cpu: Any = self.jit.storage("gz.core.cpu.CPUS")[0]
         cpu = self.cpu
         cpu.redistributor = self.redistributor.address
@@ -54,7 +54,7 @@ class Trapped:
         self.vcpu: Any = Vcpu.view(self.frame.memory)
         self.vcpu.vm = self.vm_frame.address
         self.vcpu.context.cpu = address(cpu)
-        vm.vcpus[0] = self.frame.address
+        self.vm.vcpus[0] = self.frame.address
         self.jit.fn(vgic.create_distributor)(self.vm_frame.address, 0x0800_0000, 0x1_0000)
         self.x = (ctypes.c_uint64 * 31).from_address(self.frame.address + Context.offset("x"))
         self._access = self.jit.raw("gz.core.sysregs.access")

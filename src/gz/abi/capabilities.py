@@ -18,6 +18,8 @@ class Capability(IntEnum):
     """Answer: pages per MAP_GUEST_BLOCK call; divides 512."""
     QUERY_DESTROY_BATCH = 0x9205
     """Answer: pages per DESTROY_VM call; a power of two."""
+    WATCH_EXCEPTIONS = 0x9280
+    """x3 = a set of :class:`gz.abi.exits.Watch`, 0 for none. Ours: the kernel's driver does not pass it on."""
     PROTECTED_VM = 0xFFBA_DAB1
     """x3 = :class:`ProtectedVm`."""
 

@@ -32,8 +32,30 @@ class ExitReason(IntEnum):
 
 @enumeration(u32)
 class ExceptionCode(IntEnum):
+    """After PAGE_FAULT: ours, and only of what was asked for (:class:`Watch`). The guest has had its exception."""
+
     UNKNOWN = 0
     PAGE_FAULT = 1
+    UNDEFINED = 2
+    ABORT = 3
+    HVC = 4
+    SMC = 5
+    SERROR = 6
+
+
+class Watch(IntEnum):
+    """x3 of capability WATCH_EXCEPTIONS: a set of these."""
+
+    UNDEFINED = 1 << 0
+    """Of instructions that trap to the core."""
+    ABORT = 1 << 1
+    """Synchronous aborts that the core injects."""
+    BREAKPOINT = 1 << 2
+    """BRK: exit DEBUG. Not while the guest has enabled debug exceptions itself."""
+    HVC = 1 << 3
+    """Calls that the core answers."""
+    SMC = 1 << 4
+    SERROR = 1 << 5
 
 
 @enumeration(u32)

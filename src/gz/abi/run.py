@@ -29,6 +29,12 @@ class MmioExit(Struct):
     is_write: u8
 
 
+class DebugExit(Struct):
+    syndrome: u64
+    """ESR_EL2: its class says which debug exception it was."""
+    pc: u64
+
+
 class FailEntryExit(Struct):
     reason: u64
     cpu: u32
@@ -38,7 +44,9 @@ class ExceptionExit(Struct):
     exception: u32
     """An :class:`gz.abi.exits.ExceptionCode`."""
     error_code: u32
+    """Of what was asked for: ESR_EL2, the low half."""
     fault_gpa: u64
+    """Of aborts the guest-physical address, 0 if it isn't known; else the address of the instruction."""
     reserved: Array[u64] = array(30)
     """Zero, or the driver runs the vCPU again without doing anything."""
 
@@ -52,6 +60,10 @@ class InternalErrorExit(Struct):
     suberror: u32
     ndata: u32
     data: Array[u64] = array(16)
+
+
+CRASH_DATA = 4
+"""Words of a CRASH that the core found: ESR_EL2, FAR_EL2, guest-physical address, PC. A guest's own has none."""
 
 
 class SystemEventExit(Struct):
@@ -72,6 +84,7 @@ class RunPage(Struct):
     mmio: MmioExit = union(8)
     fail_entry: FailEntryExit = union(8)
     exception: ExceptionExit = union(8)
+    debug: DebugExit = union(8)
     hypercall: HypercallExit = union(8)
     internal: InternalErrorExit = union(8)
     system_event: SystemEventExit = union(8)

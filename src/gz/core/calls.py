@@ -24,6 +24,7 @@ import gz.core.stage2 as stage2
 import gz.core.trace as trace
 import gz.core.vgic as vgic
 import gz.core.vm as vms
+import gz.core.watching as watching
 from gz.abi.calls import CALL_COUNT, DRIVER_VERSION, SMC32_BASE, SMC64_BIT, Call
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.devices import DeviceRequest, DeviceType
@@ -332,6 +333,10 @@ def _enable_cap(context: Context, vm: Vm) -> i64:
         return _enable_block_paging(vm, context.x[3], Pa(context.x[4]))
     elif capability == Capability.IDLE:
         vm.capabilities |= vms.IDLE
+    elif capability == Capability.WATCH_EXCEPTIONS:
+        status = watching.enable(vm, context.x[3])
+        if status != Error.NO_ERROR:
+            return status
     elif capability == Capability.PROTECTED_VM:
         return _enable_protection(context, vm)
     elif capability == Capability.QUERY_BLOCK_BATCH or capability == Capability.QUERY_DESTROY_BATCH:

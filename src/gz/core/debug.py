@@ -8,6 +8,7 @@ switched with the world, keeps them still.
 
 from __future__ import annotations
 
+import gz.core.watching as watching
 from gz.arm64.debug_registers import DebugRegisters
 from gz.arm64.features import ID_AA64DFR0_EL1
 from gz.arm64.insn import read, write
@@ -106,6 +107,9 @@ def _apply(vcpu: Vcpu) -> None:
         state.armed = 0
         unload(vcpu)
     sysreg.MDSCR_EL1 = control
+    if vcpu.vm.watched != 0:
+        watching.route(vcpu)
+        sysreg.MDCR_EL2 = vcpu.context.mdcr
 
 
 # Trapped registers: the value is written, or the result is what a read gives.

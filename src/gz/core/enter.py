@@ -7,12 +7,12 @@ import gz.core.advance as advance
 import gz.core.counters as counters
 import gz.core.exits as exits
 import gz.core.host as host
-import gz.core.inject as inject
 import gz.core.kick as kick
 import gz.core.stolen_time as stolen_time
 import gz.core.timer as timer
 import gz.core.trace as trace
 import gz.core.vgic as vgic
+import gz.core.watching as watching
 import gz.core.world as world
 from gz.abi.exits import ExitReason
 from gz.arm64.registers import HCR_EL2
@@ -38,8 +38,8 @@ def lower_sync(context: Context) -> Context:
     if outcome == Outcome.SKIP:
         advance.skip()
     elif outcome == Outcome.UNDEFINED:
-        inject.undefined()
-    elif outcome == Outcome.LEAVE:
+        outcome = watching.undefined(vcpu, esr)
+    if outcome == Outcome.LEAVE:
         return leave(vcpu)
     return resume(vcpu)
 
@@ -80,7 +80,10 @@ def lower_serror(context: Context) -> Context:
     vcpu = context.vcpu
     if vcpu is None:
         return context
+    context.hcr |= HCR_EL2(VSE=1)
     sysreg.HCR_EL2 = HCR_EL2(sysreg.HCR_EL2).replace(VSE=1)
+    if watching.serror(vcpu, ESR_EL2(sysreg.ESR_EL2)) == Outcome.LEAVE:
+        return leave(vcpu)
     return resume(vcpu)
 
 

@@ -16,7 +16,7 @@ import gz.core.memory as memory
 import gz.core.timer as timer
 import gz.core.vm as vms
 from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent
-from gz.abi.run import HWSTATE_OFFSET, HwState, RunPage
+from gz.abi.run import CRASH_DATA, HWSTATE_OFFSET, HwState, RunPage
 from gz.arm64.sysreg import sysreg
 from gz.bits import Ipa, u8, u32, u64
 from gz.core.outcome import Outcome
@@ -89,13 +89,40 @@ def mmio(vcpu: Vcpu) -> Outcome:
 @cold
 def page_fault(vcpu: Vcpu, ipa: Ipa) -> Outcome:
     """Memory that the host has to supply; the instruction is run again."""
+    return exception(vcpu, ExceptionCode.PAGE_FAULT, 0, u64(ipa))
+
+
+@cold
+def exception(vcpu: Vcpu, code: ExceptionCode, syndrome: u64, at: u64) -> Outcome:
     record = _page(vcpu).exception
-    write_once(record.exception, u32(ExceptionCode.PAGE_FAULT))
-    write_once(record.error_code, 0)
-    write_once(record.fault_gpa, u64(ipa))
+    write_once(record.exception, u32(code))
+    write_once(record.error_code, u32(syndrome))
+    write_once(record.fault_gpa, at)
     for i in range(_RESERVED):
         write_once(record.reserved[i], 0)
     return _leave(vcpu, ExitReason.EXCEPTION)
+
+
+@cold
+def debug(vcpu: Vcpu, syndrome: u64, at: u64) -> Outcome:
+    record = _page(vcpu).debug
+    write_once(record.syndrome, syndrome)
+    write_once(record.pc, at)
+    return _leave(vcpu, ExitReason.DEBUG)
+
+
+@cold
+def crash(vcpu: Vcpu, syndrome: u64, far: u64, ipa: Ipa) -> Outcome:
+    """The guest can't take exceptions any more.  Data: ESR_EL2, FAR_EL2, the guest-physical address, the PC."""
+    record = _page(vcpu).system_event
+    if vcpu.vm.protected == 0:
+        write_once(record.data[0], syndrome)
+        write_once(record.data[1], far)
+        write_once(record.data[2], u64(ipa))
+        write_once(record.data[3], sysreg.ELR_EL2)
+    write_once(record.type, u32(SystemEvent.CRASH))
+    write_once(record.ndata, CRASH_DATA if vcpu.vm.protected == 0 else 0)
+    return _leave(vcpu, ExitReason.SYSTEM_EVENT)
 
 
 @cold

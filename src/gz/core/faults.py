@@ -5,9 +5,9 @@ from __future__ import annotations
 
 import gz.core.exits as exits
 import gz.core.guard as guard
-import gz.core.inject as inject
 import gz.core.slots as slots
 import gz.core.vgic as vgic
+import gz.core.watching as watching
 from gz.arm64.registers import HPFAR_EL2
 from gz.arm64.syndrome import ESR_EL2, FAULT_TYPE_MASK, DataAbort, FaultStatus
 from gz.arm64.sysreg import sysreg
@@ -24,7 +24,7 @@ def data(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     abort = DataAbort(esr.ISS)
     far = sysreg.FAR_EL2
     if abort.DFSC & FAULT_TYPE_MASK != FaultStatus.TRANSLATION:
-        return _refuse(esr, far)
+        return watching.abort(vcpu, esr, far, Ipa(0))  # a permission fault or an external abort, its address unknown
     page = HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12
     ipa = Ipa(page | far & _PAGE_OFFSET)
     if abort.S1PTW != 0:
@@ -44,8 +44,7 @@ def data(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     if slots.find(vcpu.vm, ipa) is not None:
         return exits.page_fault(vcpu, ipa)
     if vcpu.vm.protected != 0 and not guard.permits(vcpu.vm, ipa):
-        inject.abort(esr, far)
-        return Outcome.RESUME
+        return watching.abort(vcpu, esr, far, ipa)
     access = vcpu.access
     access.is_write = u32(abort.WnR)
     access.size = size
@@ -61,7 +60,7 @@ def instruction(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     far = sysreg.FAR_EL2
     status = DataAbort(esr.ISS).DFSC
     if status & FAULT_TYPE_MASK != FaultStatus.TRANSLATION:
-        return _refuse(esr, far)
+        return watching.abort(vcpu, esr, far, Ipa(0))  # a permission fault or an external abort, its address unknown
     page = HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12
     return _memory(vcpu, esr, Ipa(page | far & _PAGE_OFFSET), far)
 
@@ -86,8 +85,7 @@ def _memory(vcpu: Vcpu, esr: ESR_EL2, ipa: Ipa, far: u64) -> Outcome:
     """Only memory will do here: a fetch or a translation table walk."""
     if slots.find(vcpu.vm, ipa) is not None:
         return exits.page_fault(vcpu, ipa)
-    inject.abort(esr, far)
-    return Outcome.RESUME
+    return watching.abort(vcpu, esr, far, ipa)
 
 
 @cold
@@ -97,12 +95,4 @@ def _without_syndrome(vcpu: Vcpu, esr: ESR_EL2, ipa: Ipa, far: u64) -> Outcome:
         return exits.page_fault(vcpu, ipa)
     if DataAbort(esr.ISS).CM != 0:
         return Outcome.SKIP
-    inject.abort(esr, far)
-    return Outcome.RESUME
-
-
-@cold
-def _refuse(esr: ESR_EL2, far: u64) -> Outcome:
-    """Access flag faults can't be (every entry has AF); a permission fault or an external abort is the guest's own."""
-    inject.abort(esr, far)
-    return Outcome.RESUME
+    return watching.abort(vcpu, esr, far, ipa)

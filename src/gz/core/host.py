@@ -129,6 +129,8 @@ def _grant_features(cpu: Cpu) -> None:
     extensions.grant(cpu.extensions, cpu.host)
     if cpu.extensions & extensions.FINE_TRAPS != 0 and pfr0.AMU != 0:
         sysreg.HAFGRTR_EL2 = 0
+    if pfr0.RAS != 0:
+        sysreg.VSESR_EL2 = 0
     if pfr0.SVE != 0:
         sysreg.ZCR_EL2 = ZCR(LEN=15)
     if pfr1.SME != 0:

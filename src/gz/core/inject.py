@@ -55,6 +55,11 @@ def exception(syndrome: u64, far: u64) -> None:
     )
 
 
+def endless() -> bool:
+    """What was to be fetched is the vector of the abort that comes of it: whoever runs there stays there."""
+    return SPSR(sysreg.SPSR_EL2).M == Mode.EL1H and sysreg.ELR_EL2 == sysreg.VBAR_EL1 + _VECTOR_SAME_SPX
+
+
 def undefined() -> None:
     exception(ESR_EL2(EC=ExceptionClass.UNKNOWN, IL=1), sysreg.FAR_EL1)
 

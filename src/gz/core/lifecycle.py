@@ -138,6 +138,7 @@ def _protect(vm: Vm) -> i64:
     vm.guard = frame
     vm.frame_count += 1
     vm.protected = 1
+    vm.watched = 0
     for i in range(VCPU_COUNT_MAX):
         vcpu = vm.vcpus[i]
         if vcpu is not None:

@@ -11,6 +11,7 @@ import gz.core.guest_calls as guest_calls
 import gz.core.simd as simd
 import gz.core.sysregs as sysregs
 import gz.core.vgic as vgic
+import gz.core.watching as watching
 import gz.core.world as world
 from gz.arm64.syndrome import ESR_EL2, EXCEPTION_CLASSES, ExceptionClass
 from gz.bits import function_table
@@ -37,6 +38,8 @@ def wait(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
 
 def hypercall(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     outcome = guest_calls.call(vcpu)
+    if outcome == Outcome.RESUME and vcpu.vm.watched != 0:
+        return watching.hypercall(vcpu, esr)
     if outcome == Outcome.REPEAT:
         advance.repeat()
         return Outcome.LEAVE
@@ -46,6 +49,8 @@ def hypercall(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
 def secure_call(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     """A trapped SMC: the same services as HVC, nothing reaches EL3; ELR_EL2 is still at it."""
     outcome = guest_calls.call(vcpu)
+    if outcome == Outcome.RESUME and vcpu.vm.watched != 0:
+        return watching.secure_call(vcpu, esr)
     if outcome == Outcome.RESUME:
         return Outcome.SKIP
     if outcome == Outcome.REPEAT:
@@ -84,6 +89,8 @@ _ROWS: dict[int, Handler] = {
     ExceptionClass.HVC64: hypercall,
     ExceptionClass.SMC64: secure_call,
     ExceptionClass.SYSREG: system_register,
+    ExceptionClass.BRK64: watching.breakpoint,
+    ExceptionClass.BKPT32: watching.breakpoint,
     ExceptionClass.INSTRUCTION_ABORT_LOWER: faults.instruction,
     ExceptionClass.DATA_ABORT_LOWER: faults.data,
 }

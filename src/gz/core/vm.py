@@ -43,6 +43,7 @@ class Vm(Struct, align=64):
     vmid: u32  # handle and VMID: 1…
     smc64: u32  # made through an SMC64 id: the hwstate page has the timer fields
     quirks: u32
+    watched: u32  # a set of Watch
     reset_pending: u32  # the guest asked for SYSTEM_RESET; the next write of vCPU 0's PC carries it out
     capabilities: u32
     mailbox: Pa  # block demand paging (capability 0x9201), 0: single pages
@@ -161,6 +162,7 @@ def create(smc64: bool) -> tuple[i64, u64]:
 def _reset(vm: Vm) -> None:
     """All but lock, users and stage 2: what the handle's previous VM left."""
     vm.quirks = 0
+    vm.watched = 0
     vm.reset_pending = 0
     vm.capabilities = 0
     vm.mailbox = Pa(0)

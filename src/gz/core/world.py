@@ -10,6 +10,7 @@ import gz.core.kick as kick
 import gz.core.list_registers as list_registers
 import gz.core.simd as simd
 import gz.core.timer as timer
+import gz.core.watching as watching
 from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1
 from gz.arm64.insn import isb, read, write
 from gz.arm64.registers import HCR_EL2, MDCR_EL2, TCR_EL1
@@ -71,6 +72,8 @@ def enter(cpu: Cpu, vcpu: Vcpu) -> None:
     context.mdcr = GUEST_MDCR | cpu.mdcr
     if cpu.mdcr != 0:
         counters.enter(vcpu)
+    if vcpu.vm.watched != 0:
+        watching.route(vcpu)
     if vcpu.debug.armed != 0:
         debug.load(vcpu)
     if cpu.extensions != 0:
@@ -88,6 +91,8 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     context = vcpu.context
     if context.fp_live != 0:
         simd.unload(cpu, context)
+    if HCR_EL2(context.hcr).VSE != 0:  # until the guest has taken its SError
+        context.hcr = HCR_EL2(context.hcr).replace(VSE=HCR_EL2(sysreg.HCR_EL2).VSE)
     if vcpu.debug.armed != 0:
         debug.unload(vcpu)
     if context.keys_live != 0:

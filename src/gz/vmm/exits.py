@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from gz.abi.exits import ExitReason, SystemEvent
-from gz.abi.run import RunPage
+from gz.abi.run import CRASH_DATA, RunPage
 
 
 class Ending(Enum):
@@ -35,11 +35,19 @@ def _system_event(vcpu: int, page: RunPage) -> End | None:
         case SystemEvent.RESET:
             return End(Ending.RESET)
         case SystemEvent.CRASH:
-            return End(Ending.FAILED, "the guest reported a crash")
+            return End(Ending.FAILED, _crash(vcpu, page))
         case SystemEvent.WAKEUP | SystemEvent.SUSPEND | SystemEvent.S2IDLE:
             return None
         case _:
             return End(Ending.FAILED, f"vCPU {vcpu}: unknown system event {int(kind)}")
+
+
+def _crash(vcpu: int, page: RunPage) -> str:
+    data = page.system_event.data
+    if page.system_event.ndata < CRASH_DATA:
+        return "the guest reported a crash"
+    esr, far, ipa, pc = (data[i] for i in range(CRASH_DATA))
+    return f"vCPU {vcpu}: the guest crashed at PC {pc:#x}: ESR {esr:#x}, address {far:#x}, guest-physical {ipa:#x}"
 
 
 def _shutdown(vcpu: int, page: RunPage) -> End:

@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""VMs of a payload that is a host: of one vCPU each, with the program in its initrd, several at once."""
+
+from __future__ import annotations
+
+import gz.core.tree as trees
+from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
+from gz.abi.capabilities import Capability
+from gz.abi.devices import REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
+from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
+from gz.abi.run import PAGE_SIZE, RunPage
+from gz.arm64.insn import hvc
+from gz.bits import Array, ReadOnly, Struct, Va, array, storage, u8, u32, u64
+from gz.core.tree import Tree, text
+from gz.metal import address, panic, peek64, poke64, view
+from gz.vmm.maps import VIRT
+
+#: RAM that nothing else uses, with 512 MiB in the machine: this much for each VM.
+MEMORY = 0x5800_0000
+MEMORY_SIZE = 8 * BLOCK_SIZE
+MACHINES_MAX = 2
+
+_TREE_ROOM = 2 << 20
+CHOSEN = text("/chosen")
+INITRD_START = text("linux,initrd-start")
+INITRD_END = text("linux,initrd-end")
+
+
+class Pages(Struct, align=PAGE_SIZE):
+    """What the calls share with the core."""
+
+    run: Array[u8] = array(2 * PAGE_SIZE)
+    region: Array[u8] = array(REGION_BUFFER_SIZE)
+    device: Array[u8] = array(PAGE_SIZE)
+    mailbox: Array[u64] = array(BLOCK_PAGES)
+
+
+PAGES = storage(Pages, MACHINES_MAX)
+HANDLES = storage(u64, MACHINES_MAX)
+TREE = storage(Tree)
+
+
+def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
+    """A call that has to succeed; gives x1."""
+    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
+    if status != 0:
+        panic(f"call {index} answered {0 - status}")
+    return value
+
+
+def number(name: ReadOnly[u8]) -> u64:
+    """A property of /chosen, of one or two cells."""
+    node = trees.find(TREE, address(CHOSEN), len(CHOSEN))
+    value, length = trees.property(TREE, node, name)
+    return trees.number(value, u32(length // 4))
+
+
+def open_tree(tree: Va) -> None:
+    """Before the first `create`."""
+    if not trees.open(TREE, tree, _TREE_ROOM):
+        panic("no device tree")
+
+
+def create(machine: u32, argument: u64) -> None:
+    """A VM whose program starts with x0 = argument."""
+    pages = PAGES[machine]
+    memory = MEMORY + machine * MEMORY_SIZE
+    begin = number(INITRD_START)
+    for offset in range(0, number(INITRD_END) - begin, 8):
+        poke64(Va(memory + offset), peek64(Va(begin + offset)))
+    vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
+    HANDLES[machine] = vm
+    call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)
+    call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
+    region = view(MemoryRegion, address(pages.region))
+    region.slot = 0
+    region.total_pages = MEMORY_SIZE // PAGE_SIZE
+    region.gpa = VIRT.ram
+    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, MEMORY_SIZE, Purpose.GUEST_MEMORY, 0)
+    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+    device(machine, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, VIRT.gicd_size)
+    device(machine, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
+    call(Call.CREATE_VCPU, vcpu(machine), u64(address(pages.run)), 0, 0, 0)
+    call(Call.SET_ONE_REG, vcpu(machine), PC, VIRT.ram, 0, 0)
+    call(Call.SET_ONE_REG, vcpu(machine), PSTATE, BOOT_PSTATE, 0, 0)
+    call(Call.SET_ONE_REG, vcpu(machine), X0, argument, 0, 0)
+
+
+def device(machine: u32, kind: u32, base: u64, size: u64) -> None:
+    request = view(DeviceRequest, address(PAGES[machine].device))
+    request.type = kind
+    request.base = base
+    request.window_size = size
+    call(Call.CREATE_DEVICE, HANDLES[machine], u64(address(PAGES[machine].device)), 0, 0, 0)
+
+
+def vcpu(machine: u32) -> u64:
+    return VcpuTuple(VMID=u32(HANDLES[machine]), VCPU=0)
+
+
+def run_page(machine: u32) -> RunPage:
+    return view(RunPage, address(PAGES[machine].run))
+
+
+def run(machine: u32) -> u64:
+    """Gives the reason of the exit."""
+    _, reason, _, _ = hvc(SMC64_BASE + Call.RUN, vcpu(machine))
+    return reason
+
+
+def supply(machine: u32) -> None:
+    """The block around a page the guest missed."""
+    block = (run_page(machine).exception.fault_gpa - VIRT.ram) & ~(BLOCK_SIZE - 1)
+    for i in range(BLOCK_PAGES):
+        PAGES[machine].mailbox[i] = (MEMORY + machine * MEMORY_SIZE + block) // PAGE_SIZE + i
+    call(Call.MAP_GUEST_BLOCK, HANDLES[machine], 0, (VIRT.ram + block) // PAGE_SIZE, BLOCK_PAGES, 0)
+
+
+def destroy(machine: u32) -> None:
+    call(Call.DESTROY_VCPU, vcpu(machine), 0, 0, 0, 0)
+    call(Call.DESTROY_VM, HANDLES[machine], 0, 0, 0, 0)

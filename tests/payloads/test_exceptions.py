@@ -1,0 +1,41 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A guest's exceptions: what its VMM hears of if it asks, and what the guest gets, which is the same if not."""
+
+from __future__ import annotations
+
+import pytest
+from emulator import host
+
+from gz.abi.errors import Error
+from gz.abi.exits import ExceptionCode, SystemEvent
+
+GUEST = [
+    "guest: brk 0xf2000123",
+    "guest: udf 0x2000000",
+    "guest: mrs 0x2000000",
+    "guest: ldp 0x96000010 0x1000000",
+    "guest: hvc 0x10001",
+    "guest: smc 0x10001",
+]
+CRASH = f"host: event {int(SystemEvent.CRASH)} 4 class 0x20 at 0x70000200 0x70000200"
+HEARD = [
+    "host: debug 0xf2000123",
+    f"host: exception {int(ExceptionCode.UNDEFINED)}, class 0x18",
+    f"host: exception {int(ExceptionCode.ABORT)}, class 0x24, at 0x1000000",
+    f"host: exception {int(ExceptionCode.HVC)}, class 0x16",
+    f"host: exception {int(ExceptionCode.SMC)}, class 0x17",
+    "host: debug 0xf2000123",
+]
+REFUSED = -Error.INVALID_ARGS
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a76", "max"])
+def test_watched(cpu: str) -> None:
+    lines = host("watched", cpu=cpu)
+    begin = lines.index(f"host: watches 0x3f: 0, too much: {REFUSED}")
+    unwatched, watched = lines[1:begin], lines[begin + 1 :]
+    assert lines[0] == f"host: watches 0x0: 0, too much: {REFUSED}"
+    assert unwatched == [*GUEST, CRASH]
+    assert watched.pop() == "the host lives"
+    assert [line for line in watched if line.startswith("guest: ")] == GUEST
+    assert [line for line in watched if line.startswith("host: ")] == [*HEARD, CRASH]
