@@ -8,7 +8,7 @@ the time that its record of stolen time (DEN0057) says it waited.
 from __future__ import annotations
 
 from gz.abi.calls import SMC64_BASE, VCPUS_MAX, Call, VcpuTuple
-from gz.abi.devices import REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
 from gz.abi.exits import ExitReason
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, Constituent, MemoryRegion, Purpose
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
@@ -170,7 +170,7 @@ def create(number: u64, vcpus: u64) -> u64:
     run.address = memory
     run.page_count = BLOCK_PAGES
     call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(BUFFERS.region)), 0, 0)
-    device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, VIRT.gicd_size)
+    device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
     device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
     for i in range(vcpus):
         page = RUN_PAGES + (number * VCPUS_MAX + i) * 2 * PAGE_SIZE

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gz.core.tree as trees
 from gz.abi.calls import DRIVER_VERSION, SMC32_BASE, SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability, ProtectedVm
-from gz.abi.devices import REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
 from gz.abi.errors import Error
 from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent
 from gz.abi.guest import VendorCall
@@ -380,7 +380,7 @@ def play(image: u64, size: u64) -> None:
     status, _, _ = attempt(Call.ENABLE_CAP, driver.vm, Capability.PROTECTED_VM, ProtectedVm.GET_FIRMWARE_SIZE, 0, 0)
     if status != 0:
         panic("no answer about firmware")
-    add_device(DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, VIRT.gicd_size)
+    add_device(DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
     add_device(DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
     for index in range(_VCPUS):
         vcpu = VCPUS[index]

@@ -11,7 +11,7 @@ from __future__ import annotations
 import gz.core.tree as trees
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability
-from gz.abi.devices import REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
@@ -126,7 +126,7 @@ def create(image: u64, size: u64) -> None:
     call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)
     call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
     declare(vm)
-    device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, VIRT.gicd_size)
+    device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
     device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, CPUS * REDISTRIBUTOR_SIZE)
     guest.vm = vm
 

@@ -76,6 +76,10 @@ class FakeVcpu:
         self._kicked = False
         self._begun = False
         self._reading = 0
+        self.again = self.enter
+
+    def settle(self, reason: int) -> int:
+        return reason
 
     def enter(self) -> int:
         self.entries += 1

@@ -243,7 +243,7 @@ def test_sizes_are_cut(host: Host) -> None:
 
 def test_our_own_mistakes_end_the_guest_not_the_vmm(host: Host) -> None:
     def guest(vm: FakeVm) -> Guest:
-        yield Load(VIRTIO, 3)
+        yield Store(VIRTIO, 3, 0)
 
     end = host.run(guest)[1]
     assert end.ending is Ending.FAILED and "KeyError" in end.why

@@ -10,7 +10,8 @@ from collections.abc import Iterator
 import pytest
 
 from gz.vmm.bus import GRANULE_BITS, Bus
-from gz.vmm.devices.uart8250 import TYPED_AHEAD_MAX, Reg, Uart8250
+from gz.vmm.devices.serial import TYPED_AHEAD_MAX
+from gz.vmm.devices.uart8250 import Reg, Uart8250
 from gz.vmm.irq import LevelLine
 from gz.vmm.streams import Output
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from gz.abi.calls import Call
@@ -37,8 +38,15 @@ class Vcpu(Protocol):
     page: memoryview
     """The run page (`gz.abi.run.RunPage`), valid after `enter` until the next one."""
 
+    again: Callable[[], int]
+    """`enter` once more: gives ExitReason.MMIO, or what `settle` makes one of the others of. The frequent way."""
+
     def enter(self) -> int:
         """Runs the guest until there is something for the VMM: an `ExitReason`, or INTERRUPTED."""
+        ...
+
+    def settle(self, reason: int) -> int:
+        """What `enter` gives for an answer of `again`; may run the guest."""
         ...
 
     def set_register(self, register: int, value: int) -> None:

@@ -47,14 +47,16 @@ class KvmVcpu:
         self._run = vm.kernel.share(file, size)
         self._state = KvmRun.view(self._run)
         self._record = RunPage.view(self.page)
-        self._enter = vm.kernel.runner(file, self._run, self.page)
+        self.again = vm.kernel.runner(file, self._run, self.page)
         self._thread: int | None = None
 
     def enter(self) -> int:
         if self._thread is None:
             self._vm.finish()
             self._thread = threading.get_ident()
-        reason = self._enter()
+        return self.settle(self.again())
+
+    def settle(self, reason: int) -> int:
         if reason == MMIO:
             return MMIO
         if reason == -errno.EINTR:
@@ -78,7 +80,7 @@ class KvmVcpu:
 
     def close(self) -> None:
         """The mapping goes with its last view."""
-        del self._state, self._enter, self._run
+        del self._state, self.again, self._run
 
     def _one_register(self, request: KvmRequest, register: int, value: int) -> int:
         memory = bytearray(value.to_bytes(1 << RegisterId(register).SIZE, "little"))

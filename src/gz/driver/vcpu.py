@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 KICK = signal.SIGUSR1
 """Its handler does nothing: that the signal is taken makes the thread execute its store again."""
 
-MMIO = int(ExitReason.MMIO)
 IMMEDIATE_EXIT = RunPage.offset("immediate_exit")
 OFFSET_WORD: int = (HWSTATE_OFFSET + HwState.offset("vtimer_offset")) // 8
 
@@ -43,7 +42,7 @@ class DoorbellVcpu:
         self._vm = vm
         self._core: Core = vm.core
         self._tuple = int(VcpuTuple(VMID=vm.vmid, VCPU=index))
-        self._run = vm.core.runner(self._tuple, address, shared_address)
+        self.again = vm.core.runner(self._tuple, address, shared_address)
         self._words = pages.cast("Q")
         self._record = RunPage.view(pages, 0)
         self._thread: int | None = None
@@ -53,16 +52,14 @@ class DoorbellVcpu:
         }
 
     def enter(self) -> int:
-        run = self._run
         if self._thread is None:
             self._thread = threading.get_ident()
-        while True:
-            reason = run()
-            if reason == MMIO:
-                return MMIO
-            served = self._served.get(reason)
-            if served is None or not served():
-                return reason
+        return self.settle(self.again())
+
+    def settle(self, reason: int) -> int:
+        while (served := self._served.get(reason)) is not None and served():
+            reason = self.again()
+        return reason
 
     def kick(self) -> None:
         # INFORM_EXIT would be wrong: it repeats exits that a signal kept from the VMM, and here none gets lost.

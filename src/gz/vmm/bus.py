@@ -34,11 +34,10 @@ class Overlap(ValueError):
 class Bus:
     """`windows` maps address >> GRANULE_BITS to (base, read, write): the exit path indexes it directly."""
 
-    def __init__(self, log: Callable[[str], object], open_value: int = 0) -> None:
+    def __init__(self, log: Callable[[str], object]) -> None:
         self.windows: dict[int, tuple[int, Read, Write]] = {}
         self._names: dict[int, str] = {}
         self._log = log
-        self._open_value = open_value
         self._reported: set[int] = set()
 
     def attach(self, name: str, base: int, size: int, device: Device) -> None:
@@ -61,10 +60,10 @@ class Bus:
             self._names[granule] = name
 
     def unmatched(self, address: int, size: int, written: int | None) -> int:
-        """The value of a load nobody answers; each 4 KiB page is reported once."""
+        """The value of a load that nobody answers, 0; each 4 KiB page is reported once."""
         page = address >> 12
         if page not in self._reported:
             self._reported.add(page)
             what = "reads" if written is None else f"writes {written:#x} to"
             self._log(f"the guest {what} {address:#x} ({size} bytes), where no device is")
-        return self._open_value
+        return 0

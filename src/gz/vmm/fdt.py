@@ -12,9 +12,9 @@ from enum import IntEnum
 
 import libfdt
 
-from gz.abi.devices import REDISTRIBUTOR_SIZE
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
 from gz.vmm.devices import uart8250
-from gz.vmm.maps import Map, Uart
+from gz.vmm.maps import RTC_SIZE, VIRTIO_SIZE, Map, Uart
 
 FDT_MAX = 0x20_0000
 """Greatest size of a tree for arm64 Linux (booting.rst)."""
@@ -82,7 +82,7 @@ class Boot:
 
 def write_machine(tree: Tree, machine: Map, cpu_count: int, memory_size: int, boot: Boot) -> None:
     """The nodes of `machine` that are not devices; the root node has to be open."""
-    tree.text("compatible", machine.compatible)
+    tree.text("compatible", "linux,dummy-virt")
     tree.text("model", f"gz,{machine.name}")
     tree.cells("#address-cells", 2)
     tree.cells("#size-cells", 2)
@@ -108,7 +108,7 @@ def write_machine(tree: Tree, machine: Map, cpu_count: int, memory_size: int, bo
         tree.data("interrupt-controller", b"")
         tree.cells("#address-cells", 2)
         tree.cells("#size-cells", 2)
-        tree.reg((machine.gicd, machine.gicd_size), (machine.gicr(cpu_count), REDISTRIBUTOR_SIZE * cpu_count))
+        tree.reg((machine.gicd, DISTRIBUTOR_SIZE), (machine.gicr(cpu_count), REDISTRIBUTOR_SIZE * cpu_count))
         tree.cells("phandle", Handle.GIC)
     with tree.node("apb-pclk"):
         tree.text("compatible", "fixed-clock")
@@ -135,17 +135,17 @@ def write_uart(tree: Tree, machine: Map) -> None:
 def write_rtc(tree: Tree, machine: Map) -> None:
     with tree.node(f"pl031@{machine.rtc:x}"):
         tree.text("compatible", "arm,pl031", "arm,primecell")
-        tree.reg((machine.rtc, machine.rtc_size))
+        tree.reg((machine.rtc, RTC_SIZE))
         tree.interrupt(SPI, machine.rtc_spi, LEVEL_HIGH)
         tree.cells("clocks", Handle.CLOCK)
         tree.text("clock-names", "apb_pclk")
 
 
 def write_virtio(tree: Tree, machine: Map, number: int) -> None:
-    base = machine.virtio + number * machine.virtio_stride
+    base = machine.virtio + number * VIRTIO_SIZE
     with tree.node(f"virtio_mmio@{base:x}"):
         tree.text("compatible", "virtio,mmio")
-        tree.reg((base, machine.virtio_stride))
+        tree.reg((base, VIRTIO_SIZE))
         tree.interrupt(SPI, machine.virtio_spi + number, EDGE_RISING)
         tree.data("dma-coherent", b"")
 

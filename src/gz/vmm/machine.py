@@ -22,14 +22,14 @@ from gz.vmm.exits import End
 from gz.vmm.irq import EdgeLine, LevelLine
 from gz.vmm.kernel import load_kernel
 from gz.vmm.loader import Layout, LoadError, load_firmware, load_initrd, load_tree
-from gz.vmm.maps import PVMFW_SIZE, VIRT, Map, Uart
+from gz.vmm.maps import PVMFW_SIZE, RTC_SIZE, VIRT, VIRTIO_COUNT, VIRTIO_SIZE, Map, Uart
 from gz.vmm.memory import GuestMemory
 from gz.vmm.streams import Input, Output
 from gz.vmm.vcpu import VcpuThread
 from gz.vmm.virtio.block import Block, Disk
 from gz.vmm.virtio.console import Console, Port
 from gz.vmm.virtio.device import VirtioDevice
-from gz.vmm.virtio.mmio import WINDOW_SIZE, MmioTransport, Reg
+from gz.vmm.virtio.mmio import MmioTransport, Reg
 from gz.vmm.virtio.rng import Entropy
 
 HVC0 = "hvc0"
@@ -94,7 +94,7 @@ class Machine:
         self._plan = plan
         self._map = plan.machine
         self._vm = vm
-        self._bus = Bus(log, self._map.open_value)
+        self._bus = Bus(log)
         self._virtio: list[VirtioDevice] = []
         self._threads: list[VcpuThread] = []
         self._over = threading.Event()
@@ -193,17 +193,17 @@ class Machine:
 
     def _add_rtc(self) -> None:
         rtc = Pl031(LevelLine(self._vm.irq_line, self._map.rtc_spi))
-        self._bus.attach("pl031", self._map.rtc, self._map.rtc_size, rtc)
+        self._bus.attach("pl031", self._map.rtc, RTC_SIZE, rtc)
         self._undo.callback(rtc.stop)
 
     def _add_virtio(self, device: VirtioDevice) -> None:
         number = len(self._virtio)
-        if number >= self._map.virtio_count:
-            raise ValueError(f"more than {self._map.virtio_count} virtio devices")
-        base = self._map.virtio + number * self._map.virtio_stride
+        if number >= VIRTIO_COUNT:
+            raise ValueError(f"more than {VIRTIO_COUNT} virtio devices")
+        base = self._map.virtio + number * VIRTIO_SIZE
         line = EdgeLine(self._vm.irq_line, self._map.virtio_spi + number)
         transport = MmioTransport(device, line, self._log)
-        self._bus.attach(f"virtio {device.NAME}", base, WINDOW_SIZE, transport)
+        self._bus.attach(f"virtio {device.NAME}", base, VIRTIO_SIZE, transport)
         self._vm.ioeventfd(base + Reg.QUEUE_NOTIFY, 4, device.notify_fd)
         self._virtio.append(device)
         device.start()

@@ -3,13 +3,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
-from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
+from gz.abi.devices import REDISTRIBUTOR_SIZE
 
 PVMFW = 0x7FC0_0000
 PVMFW_SIZE = 0x40_0000
+
+
+RTC_SIZE = 0x1000
+VIRTIO_SIZE = 0x200
+"""Bytes of a virtio-mmio window."""
+VIRTIO_COUNT = 16
+"""Of QEMU's 32: from SPI 32 on, clients of gzvm disagree about numbers (IRQ_LINE)."""
 
 
 class Uart(Enum):
@@ -22,13 +29,11 @@ class Map:
     """Guest-physical addresses and sizes in bytes; `*_spi` are SPI indices (INTID - 32)."""
 
     name: str
-    compatible: str
     ram: int
     flash: int
     """Where firmware starts, in a bank of `flash_size`."""
     flash_size: int
     gicd: int
-    gicd_size: int
     redistributors: int
     """The first redistributor's frames, or with `redistributors_end` where the last one's end."""
     redistributors_end: bool
@@ -37,15 +42,10 @@ class Map:
     uart_size: int
     uart_spi: int
     rtc: int
-    rtc_size: int
     rtc_spi: int
     virtio: int
-    """The first virtio-mmio window; number n is n strides behind it, its SPI `virtio_spi` + n."""
-    virtio_stride: int
-    virtio_count: int
+    """The first virtio-mmio window; number n is n times VIRTIO_SIZE behind it, its SPI `virtio_spi` + n."""
     virtio_spi: int
-    open_value: int
-    """What a load from an address without a device gives."""
 
     def pvmfw(self, memory: int) -> int:
         """Where firmware of a protected VM lies, in PVMFW_SIZE bytes: where Android's is linked to if RAM begins behind
@@ -67,12 +67,10 @@ class Map:
 #       0x080a_0000  redistributors
 VIRT = Map(
     name="virt",
-    compatible="linux,dummy-virt",
     ram=0x4000_0000,
     flash=0,
     flash_size=0x0400_0000,
     gicd=0x0800_0000,
-    gicd_size=DISTRIBUTOR_SIZE,
     redistributors=0x080A_0000,
     redistributors_end=False,
     uart_kind=Uart.PL011,
@@ -80,13 +78,9 @@ VIRT = Map(
     uart_size=0x1000,
     uart_spi=1,
     rtc=0x0901_0000,
-    rtc_size=0x1000,
     rtc_spi=2,
     virtio=0x0A00_0000,
-    virtio_stride=0x200,
-    virtio_count=16,  # of QEMU's 32: from SPI 32 on, clients of gzvm disagree about numbers (IRQ_LINE)
     virtio_spi=16,
-    open_value=0,
 )
 """QEMU's `virt` machine (hw/arm/virt.c): what distributions, U-Boot and EDK2 know."""
 
@@ -95,12 +89,10 @@ VIRT = Map(
 #       0x0200_0000  flash
 KVMTOOL = Map(
     name="kvmtool",
-    compatible="linux,dummy-virt",
     ram=0x8000_0000,
     flash=0x0200_0000,
     flash_size=0x0100_0000,
     gicd=0x3FFF_0000,
-    gicd_size=DISTRIBUTOR_SIZE,
     redistributors=0x3FFF_0000,
     redistributors_end=True,
     uart_kind=Uart.UART_8250,
@@ -108,42 +100,25 @@ KVMTOOL = Map(
     uart_size=8,
     uart_spi=0,
     rtc=0x0101_0000,
-    rtc_size=0x1000,
     rtc_spi=1,
     virtio=0x0300_0000,
-    virtio_stride=0x200,
-    virtio_count=16,
     virtio_spi=4,
-    open_value=0,
 )
 """kvmtool's (arm-common/kvm-arch.h). Its RTC is a PL031 here: the PC's clock has no driver in arm64 kernels."""
 
 #       0x0000_03f8  8250 UART          0x3fff_0000  distributor            0x7fc0_0000  protected VM firmware
 #       0x0000_2000  RTC                (redistributors below)              0x8000_0000  RAM
 #       0x0200_0000  virtio-mmio windows
-CROSVM = Map(
+CROSVM = replace(
+    KVMTOOL,
     name="crosvm",
-    compatible="linux,dummy-virt",
-    ram=0x8000_0000,
     flash=0x7FC0_0000,
     flash_size=0x0040_0000,
-    gicd=0x3FFF_0000,
-    gicd_size=DISTRIBUTOR_SIZE,
-    redistributors=0x3FFF_0000,
-    redistributors_end=True,
-    uart_kind=Uart.UART_8250,
     uart=0x3F8,
-    uart_size=8,
-    uart_spi=0,
     rtc=0x2000,
-    rtc_size=0x1000,
-    rtc_spi=1,
     virtio=0x0200_0000,
-    virtio_stride=0x200,
-    virtio_count=16,
-    virtio_spi=4,
-    open_value=0,
 )
-"""crosvm's for arm64. Its devices are virtio-mmio windows in the low MMIO area; there is no PCI."""
+"""crosvm's for arm64, with RAM and GIC where kvmtool has them. Its devices are virtio-mmio windows in the low MMIO
+area; there is no PCI."""
 
 MAPS = {machine.name: machine for machine in (VIRT, KVMTOOL, CROSVM)}

@@ -20,6 +20,7 @@ DATA_WORD = (MMIO_RECORD + MmioExit.offset("data")) // 8
 ACCESS = struct.Struct("<QQQIB")
 """A whole MmioExit; reading its fields one by one takes as many instructions for each."""
 assert [MmioExit.offset(name) for name in ("phys_addr", "data", "length", "reg_nr", "is_write")] == [0, 8, 16, 24, 28]
+WORD = (1 << 64) - 1
 MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4, 8)}
 
 
@@ -53,25 +54,28 @@ class VcpuThread:
 
     def _run(self) -> None:
         vcpu, bus = self._vcpu, self._bus
-        enter, windows = vcpu.enter, bus.windows
+        again, settle, windows = vcpu.again, vcpu.settle, bus.windows
         page, access = vcpu.page, ACCESS.unpack_from
         words = page.cast("Q")
         record = RunPage.view(page, 0)
-        while not self._stopping:
-            reason = enter()
+        reason = vcpu.enter()
+        while True:
             if reason == MMIO:
                 address, data, size, _, is_write = access(page, MMIO_RECORD)
                 window = windows.get(address >> GRANULE_BITS)
                 if window is None:
-                    value = bus.unmatched(address, size, data & MASKS[size] if is_write else None)
+                    words[DATA_WORD] = bus.unmatched(address, size, data & MASKS[size] if is_write else None)
                 elif is_write:
                     window[2](address - window[0], size, data & MASKS[size])
-                    continue
                 else:
-                    value = window[1](address - window[0], size)
-                words[DATA_WORD] = value & MASKS[size]
+                    words[DATA_WORD] = window[1](address - window[0], size) & WORD  # a load takes its size of it
             elif reason != INTERRUPTED:
                 end = handle(reason, vcpu.index, record)
                 if end is not None:
                     self._end(end)
                     return
+            if self._stopping:
+                return
+            reason = again()
+            if reason != MMIO:
+                reason = settle(reason)

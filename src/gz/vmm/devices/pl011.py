@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable
 from enum import IntEnum, IntFlag
 
+from gz.vmm.devices.serial import SerialPort
 from gz.vmm.irq import LevelLine
 from gz.vmm.streams import Output
 
@@ -63,23 +63,15 @@ WRITABLE = {
 
 RESET = {Reg.CR: 0x300, Reg.IFLS: 0x12}
 
-TYPED_AHEAD_MAX = 4096
 
+class Pl011(SerialPort):
+    """While the output has no room the transmit FIFO reads full.
 
-class Pl011:
-    """Sent bytes leave at once; while the output has no room the transmit FIFO reads full.
-
-    The receive interrupts are levels (there are bytes), which is what drivers that read until RXFE need."""
+    That the receive interrupts are levels is what drivers that read until RXFE need."""
 
     def __init__(self, output: Output, line: LevelLine) -> None:
-        self._output = output
-        self._line = line
         self._kept = {register: RESET.get(register, 0) for register in WRITABLE}
         self._mask = 0
-        self._tx_done = False
-        self._stopped = False
-        self._received = bytearray()
-        self._lock = threading.Condition()
         self._readers: dict[int, Callable[[], int]] = {
             Reg.DR: self._receive,
             Reg.RSR: lambda: 0,
@@ -92,7 +84,7 @@ class Pl011:
             self._readers[register] = lambda register=register: self._kept[register]
         for index, value in enumerate(IDENTITY):
             self._readers[Reg.PERIPH_ID0 + 4 * index] = lambda value=value: value
-        output.when_room(self._room)
+        super().__init__(output, line)
 
     def read(self, offset: int, size: int) -> int:
         reader = self._readers.get(offset)
@@ -100,9 +92,8 @@ class Pl011:
 
     def write(self, offset: int, size: int, value: int) -> None:
         if offset == Reg.DR:
-            self._output.write(bytes((value & 0xFF,)))
             with self._lock:
-                self._tx_done = self._output.room > 0
+                self._send(value & 0xFF)
                 self._drive()
         elif offset == Reg.IMSC:
             with self._lock:
@@ -116,32 +107,6 @@ class Pl011:
         elif offset in WRITABLE:
             self._kept[Reg(offset)] = value & WRITABLE[Reg(offset)]
 
-    def deliver(self, data: bytes) -> bool:
-        """Receives `data`; waits while the guest has not read what came before. False once stopped."""
-        with self._lock:
-            while len(self._received) >= TYPED_AHEAD_MAX and not self._stopped:
-                self._lock.wait()
-            if self._stopped:
-                return False
-            self._received += data
-            self._drive()
-            return True
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            self._lock.notify_all()
-        self._output.forget(self._room)
-
-    def _receive(self) -> int:
-        with self._lock:
-            if not self._received:
-                return 0
-            value = self._received.pop(0)
-            self._lock.notify()
-            self._drive()
-            return value
-
     def _flags(self) -> int:
         flags = Flag.TXFE if self._output.room else Flag.TXFF
         return int(flags if self._received else flags | Flag.RXFE)
@@ -149,11 +114,5 @@ class Pl011:
     def _raised(self) -> int:
         return (Interrupt.RX | Interrupt.RT if self._received else 0) | (Interrupt.TX if self._tx_done else 0)
 
-    def _room(self) -> None:
-        with self._lock:
-            self._tx_done = True
-            self._drive()
-
-    def _drive(self) -> None:
-        """Sets the line to what the masked interrupts say (lock held)."""
-        self._line.set(self._raised() & self._mask != 0)
+    def _interrupts(self) -> bool:
+        return self._raised() & self._mask != 0

@@ -3,9 +3,9 @@
 
 from __future__ import annotations
 
-import threading
 from enum import IntEnum, IntFlag
 
+from gz.vmm.devices.serial import TYPED_AHEAD_MAX, SerialPort
 from gz.vmm.irq import LevelLine
 from gz.vmm.streams import Output
 
@@ -56,26 +56,18 @@ LOOP = 1 << 4
 CONNECTED = 0xB0
 """MSR: carrier, data set ready, clear to send."""
 
-TYPED_AHEAD_MAX = 4096
 
-
-class Uart8250:
-    """Sent bytes leave at once; while the output has no room the transmitter is not empty.
+class Uart8250(SerialPort):
+    """While the output has no room the transmitter is not empty.
 
     With MCR.LOOP what is sent comes back, and the modem control bits are the modem status (8.7.1)."""
 
     def __init__(self, output: Output, line: LevelLine) -> None:
-        self._output = output
-        self._line = line
         self._kept: dict[Reg, int] = dict.fromkeys((Reg.LCR, Reg.MCR, Reg.SCR), 0)
         self._enabled = 0
         self._divisor = 0x0C  # 9600 baud
         self._fifos = False
-        self._tx_done = False
-        self._stopped = False
-        self._received = bytearray()
-        self._lock = threading.Condition()
-        output.when_room(self._room)
+        super().__init__(output, line)
 
     def read(self, offset: int, size: int) -> int:
         """One register, however wide the access; 0 outside."""
@@ -122,45 +114,19 @@ class Uart8250:
                     pass  # read-only
             self._drive()
 
-    def deliver(self, data: bytes) -> bool:
-        """Receives `data`; waits while the guest has not read what came before. False once stopped."""
-        with self._lock:
-            while len(self._received) >= TYPED_AHEAD_MAX and not self._stopped:
-                self._lock.wait()
-            if self._stopped:
-                return False
-            self._received += data
-            self._drive()
-            return True
-
-    def stop(self) -> None:
-        with self._lock:
-            self._stopped = True
-            self._lock.notify_all()
-        self._output.forget(self._room)
-
     # With the lock held:
 
     @property
     def _dlab(self) -> bool:
         return bool(self._kept[Reg.LCR] & DLAB)
 
-    def _receive(self) -> int:
-        if not self._received:
-            return 0
-        value = self._received.pop(0)
-        self._lock.notify()
-        self._drive()
-        return value
-
     def _send(self, value: int) -> None:
         if self._kept[Reg.MCR] & LOOP:
             if len(self._received) < TYPED_AHEAD_MAX:
                 self._received.append(value)
             self._tx_done = True
-            return
-        self._output.write(bytes((value,)))
-        self._tx_done = self._output.room > 0
+        else:
+            super()._send(value)
 
     def _identify(self) -> int:
         """The most urgent interrupt; reading that of the transmitter takes it back (8.6)."""
@@ -184,12 +150,7 @@ class Uart8250:
         # RTS to CTS, DTR to DSR, OUT1 to RI, OUT2 to DCD.
         return (control & 2) << 3 | (control & 1) << 5 | (control & 4) << 4 | (control & 8) << 4
 
-    def _room(self) -> None:
-        with self._lock:
-            self._tx_done = True
-            self._drive()
-
-    def _drive(self) -> None:
+    def _interrupts(self) -> bool:
         received = self._received and self._enabled & Enable.RECEIVED
         sent = self._tx_done and self._enabled & Enable.TRANSMIT_EMPTY
-        self._line.set(bool(received or sent))
+        return bool(received or sent)

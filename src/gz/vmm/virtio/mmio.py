@@ -14,7 +14,6 @@ from gz.vmm.virtio.queue import Queue, QueueBroken
 MAGIC = int.from_bytes(b"virt", "little")
 VERSION = 2
 VENDOR = int.from_bytes(b"gz\0\0", "little")
-WINDOW_SIZE = 0x200
 CONFIG = 0x100
 
 
