@@ -6,7 +6,7 @@ from __future__ import annotations
 import gz.core.tree as trees
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability
-from gz.abi.devices import REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
 from gz.abi.run import PAGE_SIZE, RunPage
@@ -79,7 +79,7 @@ def create(machine: u32, argument: u64) -> None:
     region.gpa = VIRT.ram
     call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, MEMORY_SIZE, Purpose.GUEST_MEMORY, 0)
     call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
-    device(machine, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, VIRT.gicd_size)
+    device(machine, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
     device(machine, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
     call(Call.CREATE_VCPU, vcpu(machine), u64(address(pages.run)), 0, 0, 0)
     call(Call.SET_ONE_REG, vcpu(machine), PC, VIRT.ram, 0, 0)
