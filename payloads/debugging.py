@@ -8,19 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from gz.arm64.debug_registers import DebugRegisters
-from gz.arm64.features import ID_AA64DFR0_EL1
 from gz.arm64.insn import isb, read, write
 from gz.arm64.psci import Psci
 from gz.arm64.registers import DBGBCR, DBGWCR, MDSCR_EL1, OSLSR_EL1, SPSR
 from gz.arm64.syndrome import ESR_EL2, ExceptionClass
 from gz.arm64.sysreg import sysreg
 from gz.bits import Va, function_table, storage, u32, u64
-from gz.core.monitors import COMPARATORS
 from gz.metal import address, assembly, export, extern, log, peek64, poke64, unroll
 from gz.vmm.maps import VIRT
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.checks import PASS, verdict
+from payloads.comparators import BREAKPOINTS, WATCHPOINTS, count, enable, set_breakpoint, set_watchpoint
 from payloads.exceptions import STEPS
 from payloads.slot import run, slot_address
 
@@ -73,43 +71,6 @@ def stepped_address() -> u64: ...
 
 WORD = storage(u64, 2)
 
-_BREAKPOINTS = tuple(
-    (n, getattr(DebugRegisters, f"DBGBVR{n}_EL1"), getattr(DebugRegisters, f"DBGBCR{n}_EL1"))
-    for n in range(COMPARATORS)
-)
-_WATCHPOINTS = tuple(
-    (n, getattr(DebugRegisters, f"DBGWVR{n}_EL1"), getattr(DebugRegisters, f"DBGWCR{n}_EL1"))
-    for n in range(COMPARATORS)
-)
-
-
-def count() -> tuple[u32, u32]:
-    """Of break- and watchpoints."""
-    dfr0 = ID_AA64DFR0_EL1(sysreg.ID_AA64DFR0_EL1)
-    return u32(dfr0.BRPs) + 1, u32(dfr0.WRPs) + 1
-
-
-def set_breakpoint(number: u32, at: Va, value: u64) -> None:
-    for n, place, control in unroll(_BREAKPOINTS):
-        if n == number:
-            write(place, u64(at))
-            write(control, value)
-    isb()
-
-
-def set_watchpoint(number: u32, at: Va, value: u64) -> None:
-    for n, place, control in unroll(_WATCHPOINTS):
-        if n == number:
-            write(place, u64(at))
-            write(control, value)
-    isb()
-
-
-def enable(value: u64) -> None:
-    sysreg.MDSCR_EL1 = value
-    isb()
-
-
 def exception_class() -> u64:
     return ESR_EL2(exceptions.taken()).EC
 
@@ -132,10 +93,10 @@ def cleared() -> u32:
     """Nothing of others is in them."""
     breakpoints, watchpoints = count()
     clear = True
-    for n, _, control in unroll(_BREAKPOINTS):
+    for n, _, control in unroll(BREAKPOINTS):
         if n < breakpoints:
             clear = clear and DBGBCR(read(control)).E == 0
-    for n, _, control in unroll(_WATCHPOINTS):
+    for n, _, control in unroll(WATCHPOINTS):
         if n < watchpoints:
             clear = clear and DBGWCR(read(control)).E == 0
     return verdict(clear)
@@ -144,20 +105,20 @@ def cleared() -> u32:
 def kept() -> u32:
     breakpoints, watchpoints = count()
     right = True
-    for n, value, control in unroll(_BREAKPOINTS):
+    for n, value, control in unroll(BREAKPOINTS):
         if n < breakpoints:
             write(value, 0x1000 * (n + 1))
             write(control, DBGBCR(PMC=1, BAS=15))
-    for n, value, control in unroll(_WATCHPOINTS):
+    for n, value, control in unroll(WATCHPOINTS):
         if n < watchpoints:
             write(value, 0x2000 * (n + 1))
             write(control, DBGWCR(PAC=1, LSC=3, BAS=0xFF))
     isb()
-    for n, value, control in unroll(_BREAKPOINTS):
+    for n, value, control in unroll(BREAKPOINTS):
         if n < breakpoints:
             right = right and read(value) == 0x1000 * (n + 1) and read(control) == DBGBCR(PMC=1, BAS=15)
             write(control, 0)
-    for n, value, control in unroll(_WATCHPOINTS):
+    for n, value, control in unroll(WATCHPOINTS):
         if n < watchpoints:
             right = right and read(value) == 0x2000 * (n + 1)
             right = right and read(control) == DBGWCR(PAC=1, LSC=3, BAS=0xFF)

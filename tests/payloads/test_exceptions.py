@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A guest's exceptions: what its VMM hears of if it asks, and what the guest gets, which is the same if not."""
+"""A guest's exceptions: what its VMM hears of if it asks; debug registers and counters that stay each world's own."""
 
 from __future__ import annotations
 
@@ -39,3 +39,11 @@ def test_watched(cpu: str) -> None:
     assert watched.pop() == "the host lives"
     assert [line for line in watched if line.startswith("guest: ")] == GUEST
     assert [line for line in watched if line.startswith("host: ")] == [*HEARD, CRASH]
+
+
+@pytest.mark.parametrize("cpu, cpus", [("cortex-a76", 1), ("cortex-a76", 2), ("max", 1)])
+def test_neighbours(cpu: str, cpus: int) -> None:
+    """C4: nothing of the others is there, fires, changes or is counted."""
+    clean = "0 fired, 0 missed, 0 changed, 0 counted"
+    lines = host("neighbours", cpu=cpu, cpus=cpus)
+    assert lines == [f"guest 0: {clean}", f"guest 1: {clean}", f"host: {clean}"]
