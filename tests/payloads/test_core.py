@@ -116,6 +116,21 @@ def test_debugging_of_a_host(cpu: str) -> None:
     assert host("debugging", cpu=cpu) == bare("debugging", cpu)
 
 
+@pytest.mark.parametrize("cpu", ["cortex-a76", "max"])
+def test_registers_of_a_guests_user(cpu: str) -> None:
+    """At EL0 a guest has what the bare CPU has, as far as its ID registers say so; the maintenance is the same."""
+    ours, theirs = (
+        [counts(line.partition(": ")[2]) for line in lines] for lines in (guest("user", cpu), bare("user", cpu))
+    )
+    assert [sum(kinds.values()) for kinds in ours] == [1 << 14] * 3
+    assert ours[0] == theirs[0]
+    for guests, machines in zip(ours, theirs, strict=True):
+        assert guests["other"] <= machines["other"]
+        assert guests["done"] <= machines["done"]
+    if cpu == "cortex-a76":
+        assert ours == theirs, "it has nothing that guests have not"
+
+
 def test_calls_of_a_guest() -> None:
     lines = guest("calls")
     known = answers(lines)

@@ -129,6 +129,10 @@ def timer_value(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     return timer.physical_value(vcpu)
 
 
+def physical_count(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
+    return sysreg.CNTPCT_EL0
+
+
 def clean_invalidate(vcpu: Vcpu, trap: SysRegTrap, value: u64) -> u64:
     dc("cisw", Va(value))
     return 0
@@ -173,6 +177,7 @@ POLICY: tuple[Policy, ...] = (
     Policy(SysRegs.ICC_SGI0R_EL1, _WRITE, sgi0, "the same, group 0"),
     Policy(SysRegs.ICC_ASGI1R_EL1, _WRITE, sgi0, "the other security state's group: there is one state only"),
     Policy(SysRegs.ICC_DIR_EL1, _WRITE, deactivate, "the interrupt may lie in no list register, or in another CPU's"),
+    Policy(SysRegs.CNTPCT_EL0, _READ, physical_count, "not trapped but by QEMU 7.2, at EL0 with the physical timer"),
     Policy(SysRegs.CNTP_CTL_EL0, _BOTH, timer_control, "the physical timer is emulated on CNTHP"),
     Policy(SysRegs.CNTP_CVAL_EL0, _BOTH, timer_deadline, "the physical timer is emulated on CNTHP"),
     Policy(SysRegs.CNTP_TVAL_EL0, _BOTH, timer_value, "the physical timer is emulated on CNTHP"),
