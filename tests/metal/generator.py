@@ -8,6 +8,7 @@ by `cut` after each operation.
 from __future__ import annotations
 
 import random
+import re
 from dataclasses import dataclass, field
 
 from gz.bits import i8, i16, i32, i64, u8, u16, u32, u64
@@ -283,14 +284,23 @@ class Generator:
         kind = self.rng.choice(list(TYPES))
         a, b = self.operands(kind, max(depth, 1))
         operator = self.rng.choice(("==", "!=", "<", "<=", ">", ">="))
+        if self.at_an_end(kind, a) or self.at_an_end(kind, b):
+            operator = "=="
         if choice < 0.5:
             c = self.leaf(kind)
             second = self.rng.choice(("<", "<=", "=="))
+            if self.at_an_end(kind, b) or self.at_an_end(kind, c):
+                second = "=="
             return Text(
                 f"({a.metal} {operator} {b.metal} {second} {c.metal})",
                 f"({a.model} {operator} {b.model} {second} {c.model})",
             )
         return Text(f"({a.metal} {operator} {b.metal})", f"({a.model} {operator} {b.model})")
+
+    def at_an_end(self, kind: str, operand: Text) -> bool:
+        """Is it a number beyond which its type has none? Which way that compares is refused if it is always so."""
+        number = re.fullmatch(r"\(*(-?\d+)\)*", operand.metal)
+        return number is not None and int(number[1]) in (least(kind), most(kind))
 
     # --- statements
 

@@ -115,5 +115,7 @@ def table(element: type[T], values: Sequence[T | Mapping[str, Any]]) -> Array[T]
 
 
 def function_table(signature: Any, functions: Sequence[F]) -> Sequence[F]:
-    """`TRAPS = function_table(Handler, [f, g])`; `TRAPS[i](vcpu)` checks the index."""
+    """`TRAPS = function_table(Handler, [f, g])`; `TRAPS[i](vcpu)` checks the index. TypeError if there is none."""
+    if not functions:
+        raise TypeError("function_table() needs functions")
     return FunctionTable(signature, functions)

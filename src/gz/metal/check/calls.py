@@ -17,7 +17,7 @@ from gz.bits.annotation import register_type
 from gz.bits.enumeration import enum_type
 from gz.bits.integers import u64
 from gz.bits.intrinsic import Intrinsic
-from gz.bits.layout import LayoutMeta
+from gz.bits.layout import LayoutMeta, sizeof
 from gz.bits.register import Register
 from gz.bits.storage import FunctionTable
 from gz.bits.types import (
@@ -39,6 +39,9 @@ from gz.metal.check.scope import MISSING, Scope
 from gz.metal.check.static import static
 from gz.metal.errors import Refusal, similar
 from gz.metal.functions import marks
+
+#: Whose functions are for declarations.
+_VOCABULARY = ("gz.bits.", "gz.metal.")
 
 
 def call(scope: Scope, node: ast.Call, wanted: Type | None) -> tree.Expression:
@@ -62,8 +65,10 @@ def call(scope: Scope, node: ast.Call, wanted: Type | None) -> tree.Expression:
     if rule is not None:
         return rule(scope, node, wanted)
     if isinstance(function, FunctionType) or hasattr(function, "__wrapped__"):
-        if "const" in marks(function):
+        if "const" in marks(function) or function is sizeof:
             raise Refusal(node, f"{function.__name__} runs at build time: its arguments are constants")
+        if function.__module__.startswith(_VOCABULARY):
+            raise Refusal(node, f"{function.__name__}() declares: it stands at the module's top level")
         return _call_function(scope, node, scope.declare(function, None), [])
     if inspect.ismethod(function) and isinstance(function.__self__, Register):
         return _replace(scope, node, expressions.from_object(scope, function.__self__, node))
@@ -78,6 +83,8 @@ def _call_hint(function: Any) -> str:
 
 def _method(scope: Scope, node: ast.Call) -> tree.Expression:
     """`reference.method(…)`, or `register.replace(…)`."""
+    if isinstance(node.func, ast.Lambda):
+        return expressions.expression(scope, node.func)
     if not isinstance(node.func, ast.Attribute):
         raise Refusal(node.func, f"{shown(node.func)} is no function")
     base = expressions.expression(scope, node.func.value)
@@ -119,8 +126,10 @@ def _call_function(
         given[position] = expressions.value(scope, argument, parameters[position].type)
     names = [parameter.name for parameter in parameters]
     for keyword in node.keywords:
-        if keyword.arg is None or keyword.arg not in names:
-            raise Refusal(keyword, f"{name} has no parameter {keyword.arg}", similar(keyword.arg or "", names))
+        if keyword.arg is None:
+            raise Refusal(keyword.value, "unpacking with ** is not in the language")
+        if keyword.arg not in names:
+            raise Refusal(keyword, f"{name} has no parameter {keyword.arg}", similar(keyword.arg, names))
         position = names.index(keyword.arg)
         if given[position] is not None:
             raise Refusal(keyword, f"{keyword.arg} is given twice")

@@ -82,7 +82,9 @@ def coerce(value: tree.Expression, target: Type, node: ast.AST) -> tree.Expressi
         return _tuple(value, target, node)
     if source is NEVER:
         return value
-    what = spelled(value.value) if isinstance(value, tree.Constant) and source is EXACT else describe(source)
+    what = describe(source)
+    if isinstance(value, tree.Constant) and source in (EXACT, NONE):
+        what = spelled(value.value) if source is EXACT else "None"
     raise Refusal(node, f"{what} is no {target}", _hint(source, target, node))
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import gz.metal.check.statements as statements
 from gz.bits.annotation import AnnotationError, as_value, type_of
 from gz.bits.types import NEVER, NONE, ArrayType, LayoutType, PointerType, TupleType, Type
+from gz.bits.types import FunctionType as FunctionCallable
 from gz.metal import tree
 from gz.metal.check import tokens
 from gz.metal.check.assignments import refuse_shadow
@@ -33,6 +34,7 @@ def signature(function: FunctionType, owner: type | None, symbol: str) -> Signat
         if definition.returns is None:
             raise Refusal(definition, f"{function.__name__} needs a result type", "write -> None if it gives nothing")
         result = as_value(_type(definition.returns, names))
+        _refuse_function(result, definition.returns)
     except Refusal as refusal:
         raise CompileError([source.diagnostic(refusal.node, refusal.message, refusal.hint)]) from None
     return Signature(function, source, symbol, parameters, result, marks(function))
@@ -80,12 +82,21 @@ def _parameters(source: Source, owner: type | None, names: Mapping[str, Any]) ->
         type = as_value(_type(argument.annotation, names))
         if type is NONE or type is NEVER:
             raise Refusal(argument.annotation, f"a parameter is never {type}")
+        _refuse_function(type, argument.annotation)
         found.append(Variable(argument.arg, type, at, True))
     return tuple(found)
 
 
+def _refuse_function(type: Type, node: ast.expr) -> None:
+    if isinstance(type, FunctionCallable):
+        raise Refusal(node, "functions are not values", "function_table(…) calls one by its number")
+
+
 def _is_static(source: Source, owner: type) -> bool:
     return isinstance(vars(owner).get(source.definition.name), staticmethod)
+
+
+_CONTRARY = (("inline", "noinline"), ("inline", "extern"), ("export", "extern"))
 
 
 def check(signature: Signature, declare: Declare) -> tree.Function:
@@ -95,6 +106,9 @@ def check(signature: Signature, declare: Declare) -> tree.Function:
     if "extern" in signature.marks:
         _check_extern(scope, definition)
     _check_outside(scope, definition)
+    for one, other in _CONTRARY:
+        if {one, other} <= signature.marks:
+            scope.report(Refusal(definition, f"{definition.name} is @{one} and @{other}"), definition)
     wrong = tokens.check_releases(signature)
     if wrong:
         scope.report(Refusal(definition, wrong), definition)

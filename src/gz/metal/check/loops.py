@@ -154,7 +154,7 @@ def _array(scope: Scope, node: ast.For, numbered: ast.Call | None) -> list[tree.
     if not isinstance(array, ArrayType):
         item = static(scope, source)
         if item is not MISSING:
-            what = f"a {type(item).__name__} of Python"
+            what = f"a Python {type(item).__name__}"
             raise Refusal(source, f"{what} cannot be looped over", "write unroll(…) around it")
         raise Refusal(source, f"{describe(value.type)} cannot be looped over")
     holder, index = scope.hidden(value.type, node), scope.hidden(_U64, node)
@@ -187,7 +187,7 @@ def _unrolled(scope: Scope, node: ast.For, source: ast.Call) -> list[tree.Statem
     try:
         elements = list(sequence)
     except TypeError:
-        raise Refusal(source.args[0], f"a {type(sequence).__name__} is no sequence") from None
+        raise Refusal(source.args[0], f"a Python {type(sequence).__name__} is no sequence") from None
     if len(elements) > _UNROLLED_MAX:
         raise Refusal(source.args[0], f"{len(elements)} turns are too many to unroll")
     names = [name for name in ast.walk(node.target) if isinstance(name, ast.Name)]

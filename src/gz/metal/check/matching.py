@@ -49,8 +49,8 @@ def match(scope: Scope, node: ast.Match) -> list[tree.Statement]:
                 raise Refusal(case.pattern, "`case _` takes no `if`", "write an if inside")
             default = body
             continue
-        for value in values:
-            if value in seen:
+        for position, value in enumerate(values):
+            if value in seen or value in values[:position]:
                 scope.report(Refusal(case.pattern, f"{_name(kind, value)} has been dealt with above"), node)
         if guard is None:
             seen.update(values)

@@ -311,7 +311,28 @@ def _comparable(
     type = _compared_type(values, nodes, node)
     if isinstance(type, BoolType) and any(symbol not in ("==", "!=") for symbol in symbols):
         raise Refusal(node, "truth values have no order")
-    return [coerce(operand, type, part) for operand, part in zip(values, nodes, strict=True)]
+    found = [coerce(operand, type, part) for operand, part in zip(values, nodes, strict=True)]
+    if isinstance(type, IntType):
+        for index, symbol in enumerate(symbols):
+            _refuse_foregone(type, symbol, found[index : index + 2], nodes[index : index + 2])
+    return found
+
+
+_MIRRORED = {"<": ">", "<=": ">=", ">": "<", ">=": "<="}
+
+
+def _refuse_foregone(type: IntType, symbol: str, values: list[tree.Expression], nodes: list[ast.expr]) -> None:
+    """A comparison with the end of a type's range that comes out the same for all values; constants with names
+    choose at build time."""
+    for value, part, other, operator in (
+        (values[1], nodes[1], nodes[0], symbol),
+        (values[0], nodes[0], nodes[1], _MIRRORED.get(symbol, symbol)),
+    ):
+        if isinstance(value, tree.Constant) and not any(isinstance(inner, ast.Name) for inner in ast.walk(part)):
+            for end, always, never in ((type.minimum, ">=", "<"), (type.maximum, "<=", ">")):
+                if value.value == end and operator in (always, never):
+                    hint = f"{shown(other)} goes from {type.minimum} to {type.maximum:#x}"
+                    raise Refusal(part, f"this comparison is always {operator == always}", hint)
 
 
 def _compared_type(values: list[tree.Expression], nodes: list[ast.expr], node: ast.expr) -> Type:

@@ -74,6 +74,8 @@ def _expression(scope: Scope, node: ast.Expr) -> list[tree.Statement]:
             raise Refusal(value, "`...` is the body of @extern functions only", "write pass")
         return []
     if not isinstance(value, ast.Call):
+        if isinstance(value, ast.Yield | ast.YieldFrom | ast.Await | ast.NamedExpr):
+            expressions.expression(scope, value)
         if isinstance(value, ast.Compare):
             raise Refusal(value, "the result of this comparison is not used", "an assignment is written with =")
         raise Refusal(value, "this expression does nothing")

@@ -112,7 +112,7 @@ def _subscript(scope: Scope, node: ast.Subscript) -> Any:
     if index is MISSING:
         raise Refusal(
             node.slice,
-            f"a {kind.__name__} of Python is indexed by constants only",
+            f"a Python {kind.__name__} is indexed by constants only",
             "make it a table(u64, …) to index it while running",
         )
     try:
