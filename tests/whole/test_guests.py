@@ -37,6 +37,16 @@ def test_other_machines(host: Host, machine: str):
     assert done.status == 0 and "reboot: Power down" in done.text, done
 
 
+def test_features(boards: Boards):
+    """Of the CPU with everything: what the host has and guests have not is what the core cannot keep apart."""
+    host = boards.host(2, "max")
+    line = "grep -m1 Features /proc/cpuinfo"
+    theirs = set(host.shell(line).split()[2:])
+    ours = set(host.guest("sh", "-c", line, cpus=2).text.split()[2:])
+    assert {"paca", "pacg", "sve", "sve2", "atomics", "bti"} <= ours <= theirs
+    assert all(name.startswith("sme") for name in theirs - ours), theirs - ours
+
+
 def test_a_disk_both_ways(host: Host):
     """64 MiB read and written through virtio-blk, compared by checksum on both sides."""
     size = 64

@@ -37,6 +37,7 @@ from gz.arm64.sysreg import TABLE, SysReg
 from gz.bits import Register
 from gz.cli.report import UserError
 from gz.core.identification import IDENTITIES
+from gz.core.register_policy import disposition_of
 from gz.core.sysregs import POLICY
 
 Name = TypeVar("Name", bound=IntEnum)
@@ -179,7 +180,11 @@ def of_guest(register: SysReg) -> Iterator[str]:
     if (register.op0, register.op1, register.crn) == (3, 0, 0) and register.crm:
         yield "guests: read 0; the features that it would tell of are hidden"
         return
-    yield from of_trap(register_iss(register))
+    disposition = disposition_of(register)
+    if disposition is None:
+        yield from of_trap(register_iss(register))
+    else:
+        yield f"guests: {disposition.fate.value}: {disposition.reason}"
 
 
 def of_trap(key: int) -> Iterator[str]:

@@ -203,11 +203,30 @@ IDENTITIES: tuple[Identity, ...] = (
             SysRegs.MVFR2_EL1,
         )
     ),
+    *(
+        Identity(register, None, f"hidden: {reason}")
+        for register, reason in (
+            (SysRegs.ID_AFR0_EL1, "implementation defined"),
+            (SysRegs.ID_AA64AFR0_EL1, "implementation defined"),
+            (SysRegs.ID_AA64AFR1_EL1, "implementation defined"),
+            (SysRegs.ID_DFR1_EL1, "multi-threaded PMU and later debug extensions"),
+            (SysRegs.ID_AA64DFR1_EL1, "later debug extensions, whose registers are not switched"),
+            (SysRegs.ID_AA64DFR2_EL1, "later debug extensions, whose registers are not switched"),
+            (SysRegs.ID_AA64PFR2_EL1, "memory tags and what came after Armv9.4"),
+            (SysRegs.ID_AA64SMFR0_EL1, "SME"),
+            (SysRegs.ID_AA64FPFR0_EL1, "FP8, whose FPMR is not switched"),
+            (SysRegs.ID_AA64ISAR3_EL1, "what came after Armv9.4"),
+            (SysRegs.ID_AA64MMFR3_EL1, "TCR2_EL1, SCTLR2_EL1, permission indirection and overlays are not switched"),
+            (SysRegs.ID_AA64MMFR4_EL1, "what came after Armv9.4"),
+        )
+    ),
 )
 
+#: Those that say anything.
 _ROWS = tuple(
     (identity.number, identity.register, identity.kept, identity.leasts, identity.limits, identity.added)
     for identity in IDENTITIES
+    if identity.kept | identity.added
 )
 
 

@@ -11,7 +11,7 @@ import gz.core.list_registers as list_registers
 import gz.core.simd as simd
 import gz.core.timer as timer
 import gz.core.watching as watching
-from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1
+from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1, ID_AA64PFR1_EL1
 from gz.arm64.insn import isb, read, write
 from gz.arm64.registers import HCR_EL2, MDCR_EL2, TCR_EL1
 from gz.arm64.sysreg import SysRegs, sysreg
@@ -109,10 +109,17 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     cpu.running = None
 
 
-@inline
 def guest_hcr() -> u64:
-    """HCR_EL2 of a guest; with FWB the attributes of stage2.guest_memory() decide on memory types alone."""
-    return GUEST_HCR.replace(FWB=1) if machine.forces_write_back != 0 else GUEST_HCR
+    """HCR_EL2 of a guest; with FWB the attributes of stage2.guest_memory() decide on memory types alone.
+
+    Memory tags: ATA = 0, so that tags can't be reached and their registers trap; TID5 hides GMID_EL1 as well.
+    """
+    value = GUEST_HCR
+    if machine.forces_write_back != 0:
+        value = value.replace(FWB=1)
+    if ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1).MTE != 0:
+        value = value.replace(TID5=1)
+    return value
 
 
 def has_keys() -> bool:
