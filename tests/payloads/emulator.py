@@ -23,6 +23,8 @@ def image(program: str) -> Path:
 
 def command(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool, memory: int = 512) -> list[str]:
     machine = f"virt,gic-version=3,virtualization={'on' if virtualization else 'off'}"
+    if cpu.startswith("max"):
+        machine += ",mte=on"  # all there is
     options = ["-machine", machine, "-cpu", cpu, "-smp", str(cpus), "-m", str(memory)]
     options += ["-icount", "shift=0", "-seed", "1", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
     return [PROGRAM, *options, *arguments]

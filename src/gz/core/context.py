@@ -77,6 +77,7 @@ class Context(Struct, align=64):
     cptr: u64
     mdcr: u64
     fp_live: u32  # guest: its FP/SIMD registers are in the CPU
+    fp_used: u32  # guest: they have been since its reset, before they are zero
     sve: u64  # virtual address of its SVE state while that is not in the CPU (vectors.sve_save); 0: no SVE
     zcr: u64  # ZCR_EL1, the same
     svcr: u64  # the host's, the same: it may be in streaming mode

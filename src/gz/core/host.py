@@ -36,7 +36,6 @@ from gz.arm64.registers import (
     MDCR_EL2,
     SCTLR_EL1_RES1,
     SPSR,
-    ZCR,
     Mode,
 )
 from gz.arm64.smccc import NOT_SUPPORTED
@@ -131,8 +130,6 @@ def _grant_features(cpu: Cpu) -> None:
         sysreg.HAFGRTR_EL2 = 0
     if pfr0.RAS != 0:
         sysreg.VSESR_EL2 = 0
-    if pfr0.SVE != 0:
-        sysreg.ZCR_EL2 = ZCR(LEN=15)
     if pfr1.SME != 0:
         sysreg.SMCR_EL2 = _SMCR_ALL
     if dfr0.TraceFilt != 0:
@@ -154,7 +151,6 @@ def prepare_cpu(cpu: Cpu) -> None:
     isb()
     _grant_features(cpu)
     if ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).SVE != 0:
-        isb()
         simd.create_host(context)
     sysreg.VTCR_EL2 = stage2.vtcr()
     sysreg.VTTBR_EL2 = context.vttbr

@@ -25,6 +25,7 @@ from gz.arm64.sysreg import SysRegs
 from gz.bits import Ipa, Pa, i64, u32, u64
 from gz.core.context import EL1_REGISTERS, KEY_REGISTERS
 from gz.core.firmware import firmware
+from gz.core.platform import machine
 from gz.core.vcpu import Power, Vcpu
 from gz.core.vm import VCPU_COUNT_MAX, Vm
 from gz.metal import address, compare_exchange, inline, load_acquire, store_release, view
@@ -48,13 +49,12 @@ def create(vm: Vm, index: u32, run_page: Pa) -> i64:
         return Error.INVALID_ARGS
     if index == 0 and vm.protected != 0 and vm.started != 0:  # it would start where the host wants
         return Error.INVALID_ARGS
-    frame = frames.allocate_run(VCPU_FRAMES)
+    frame = frames.allocate_run(_frames())
     if frame == 0:
         return Error.NO_MEMORY
     vcpu = view(Vcpu, memory.va(frame))
-    if not simd.create(vcpu.context):
-        frames.free_run(frame, VCPU_FRAMES)
-        return Error.NO_MEMORY
+    if machine.vector_length != 0:
+        vcpu.context.sve = u64(memory.va(frame + VCPU_FRAMES * frames.FRAME_SIZE))
     vcpu.vm = vm
     vcpu.index = index
     vcpu.run_page = run_page
@@ -65,11 +65,17 @@ def create(vm: Vm, index: u32, run_page: Pa) -> i64:
     timer.reset(vcpu)
     reset(vcpu, u64(vm.firmware) if index == 0 else 0, 0)
     vcpu.power = Power.ON if index == 0 else Power.OFF
-    vm.frame_count += VCPU_FRAMES + simd.frame_count()
+    vm.frame_count += _frames()
     vm.vcpu_count += 1
     dmb("ish")  # who finds the vCPU finds it whole
     vm.vcpus[index] = vcpu
     return Error.NO_ERROR
+
+
+@inline
+def _frames() -> u64:
+    """Of a vCPU: itself, and its SVE state behind it."""
+    return VCPU_FRAMES + simd.frame_count()
 
 
 def destroy(vm: Vm, index: u32) -> i64:
@@ -83,9 +89,8 @@ def destroy(vm: Vm, index: u32) -> i64:
         return Error.BUSY
     vm.vcpus[index] = None
     vm.vcpu_count -= 1
-    vm.frame_count -= VCPU_FRAMES + simd.frame_count()
-    simd.destroy(vcpu.context)
-    frames.free_run(memory.pa(address(vcpu)), VCPU_FRAMES)
+    vm.frame_count -= _frames()
+    frames.free_run(memory.pa(address(vcpu)), _frames())
     return Error.NO_ERROR
 
 

@@ -121,9 +121,11 @@ def _write(vcpu: Vcpu, number: u64, value: u64) -> i64:
             return Error.NO_ERROR
     if index == _FPSR:
         context.fp.fpsr = value
+        context.fp_used = 1
         return Error.NO_ERROR
     if index == _FPCR:
         context.fp.fpcr = value
+        context.fp_used = 1
         return Error.NO_ERROR
     return Error.NOT_SUPPORTED
 

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Floating point, SIMD and SVE registers: they stay the host's until a guest first uses its own (CPTR_EL2.TFP, TZ).
 
-Z0–Z31 contain V0–V31, so that where there is SVE both go together. EL2 moves whole vectors, whatever length EL1 chose
-(ZCR_EL2.LEN is the most there is). SME is the host's alone: its streaming mode is left while a guest has the registers.
+Z0–Z31 contain V0–V31, so that where there is SVE both go together. EL2 moves whole vectors, whatever length EL1 chose:
+the host's may have any length, those of guests 512 bits at most (ZCR_EL2), for which a frame is enough. SME is the
+host's alone: its streaming mode is left while a guest has the registers.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import gz.core.frames as frames
 import gz.core.memory as memory
 from gz.arm64.features import ID_AA64SMFR0_EL1
 from gz.arm64.insn import isb
-from gz.arm64.registers import CPTR_EL2, CPTR_EL2_RES1, SVCR
+from gz.arm64.registers import CPTR_EL2, CPTR_EL2_RES1, SVCR, ZCR
 from gz.arm64.sysreg import sysreg
 from gz.bits import Pa, Va, u64
 from gz.core.context import Context
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
 
 #: FP/SIMD and SVE trapped until first use; SME, trace and activity monitors never offered.
+HOST_ZCR = ZCR(LEN=15)
+GUEST_ZCR = ZCR(LEN=3)
 GUEST_CPTR = CPTR_EL2(CPTR_EL2_RES1, TFP=1, TZ=1, TSM=1, TTA=1, TAM=1)
 
 
@@ -43,8 +46,12 @@ def load(vcpu: Vcpu) -> None:
     _save(host, ffr)
     if host.svcr & SVCR(SM=1) != 0:
         sysreg.SVCR = host.svcr & ~u64(SVCR(SM=1))
+    if context.sve != 0:
+        sysreg.ZCR_EL2 = GUEST_ZCR
+        isb()
     _load(context, 1)
     context.fp_live = 1
+    context.fp_used = 1
     if context.sve != 0:
         sysreg.CPTR_EL2 = GUEST_CPTR.replace(TFP=0, TZ=0)
     else:
@@ -58,6 +65,9 @@ def unload(cpu: Cpu, context: Context) -> None:
     sysreg.CPTR_EL2 = host.cptr
     isb()
     _save(context, 1)
+    if context.sve != 0:
+        sysreg.ZCR_EL2 = HOST_ZCR
+        isb()
     ffr: u64 = 1
     if host.svcr & SVCR(SM=1) != 0:
         sysreg.SVCR = host.svcr
@@ -84,30 +94,22 @@ def _load(context: Context, ffr: u64) -> None:
 
 def create_host(context: Context) -> None:
     """At boot, on a CPU with SVE, which EL2 may use."""
+    sysreg.ZCR_EL2 = GUEST_ZCR
+    isb()
+    machine.vector_length = sve_vector_length()
+    sysreg.ZCR_EL2 = HOST_ZCR
+    isb()
     if context.sve == 0:
-        machine.vector_length = sve_vector_length()
-        run = frames.allocate_run(_frames(VECTOR_LENGTH_MAX))  # streaming vectors may be longer than SVE's
+        run = frames.allocate_run(_frames(VECTOR_LENGTH_MAX))
         assert run != Pa(0), "no frames for the SVE state"
         context.sve = u64(memory.va(run))
 
 
-def create(context: Context) -> bool:
-    """Of a new vCPU. False: no frames."""
-    if machine.vector_length != 0:
-        run = frames.allocate_run(frame_count())
-        if run == 0:
-            return False
-        context.sve = u64(memory.va(run))
-    return True
-
-
-def destroy(context: Context) -> None:
-    if context.sve != 0:
-        frames.free_run(memory.pa(Va(context.sve)), frame_count())
-
-
 def reset(context: Context) -> None:
     """All zero; the architecture would leave them as they are."""
+    if context.fp_used == 0:
+        return
+    context.fp_used = 0
     for i in range(64):
         context.fp.v[i] = 0
     context.fp.fpsr = 0
