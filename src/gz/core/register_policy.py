@@ -55,7 +55,7 @@ DISPOSITIONS: tuple[Disposition, ...] = (
     Disposition(("DISR_EL1",), Fate.CPU, "VDISR_EL2 (HCR_EL2.AMO), where no error is ever put"),
     Disposition(("CNTFRQ_EL0",), Fate.CPU, "the same for all"),
     Disposition(
-        ("CNTVCT_EL0", "CNTVCTSS_EL0", "CNTPCT_EL0", "CNTPCTSS_EL0"),
+        ("CNTVCT_EL0", "CNTVCTSS_EL0", "CNTPCTSS_EL0"),
         Fate.CPU,
         "counters; the virtual one by CNTVOFF_EL2 from the VM's start on",
     ),
