@@ -17,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from images import make_elf, make_image, make_zboot
 
+from gz.abi.exits import Watch
 from gz.vmm import fdt
 from gz.vmm.kernel import is_image, load_kernel
 from gz.vmm.loader import Layout, LoadError, load_firmware, load_initrd, load_tree
@@ -295,6 +296,7 @@ def test_options() -> None:
     assert (plan.kernel, plan.initrd, plan.cpus, plan.memory) == ("Image", None, 4, 512 * MIB)
     assert plan.disks == [("a,b.img", False), ("c", True)] and plan.params == "quiet"
     assert (plan.protected, options("--protected").plan.protected) == (False, True)
+    assert (plan.watch, options("--watch", "hvc,breakpoint").plan.watch) == (0, Watch.HVC | Watch.BREAKPOINT)
     assert options("--mem", "33554433").plan.memory == 34 * MIB
     assert (given.transport, options("--transport", "kvm").transport) == ("auto", "kvm")
     assert options("--params", "console=ttyAMA0,115200 console=hvc0 xconsole=no").consoles == ["ttyAMA0", "hvc0"]
@@ -321,6 +323,8 @@ def test_options() -> None:
         (["--port", "a=in:"], "expected NAME=in:PATH"),
         (["--port", "a=fd:x"], "x is not the number of a file descriptor"),
         (["--port", "a=fd:1", "--port", "a=fd:2"], "two ports of the same name"),
+        (["--watch", "hvc,brk"], "--watch brk: there are undefined, abort, breakpoint, hvc, smc, serror"),
+        (["--watch", "hvc", "--protected"], "nobody hears of the exceptions of a protected guest"),
     ],
 )
 def test_options_that_make_no_sense(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:

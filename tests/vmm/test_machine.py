@@ -19,7 +19,7 @@ from ring import Ring
 
 from gz.abi import registers
 from gz.abi.devices import DeviceType
-from gz.abi.exits import ExitReason, SystemEvent
+from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent, Watch
 from gz.abi.run import RunPage
 from gz.vmm.exits import End, Ending
 from gz.vmm.machine import Machine, Plan, Streams
@@ -136,6 +136,28 @@ def test_it_starts_as_linux_wants_it(host: Host) -> None:
 def test_protection_is_asked_for_once_there_is_memory(host: Host) -> None:
     vm, _ = host.run(hello, protected=True)
     assert vm.capabilities == [(0xFFBA_DAB1, 2)]
+
+
+def test_watched_exceptions_are_lines(host: Host) -> None:
+    def hvc(page: RunPage) -> None:
+        page.exception.exception, page.exception.error_code = ExceptionCode.HVC, 0x5A00_0000
+        page.exception.fault_gpa = 0x4000_1000
+
+    def brk(page: RunPage) -> None:
+        page.debug.syndrome, page.debug.pc = 0xF200_0001, 0x4000_2000
+
+    def guest(vm: FakeVm) -> Guest:
+        yield Exit(ExitReason.EXCEPTION, hvc)
+        yield Exit(ExitReason.DEBUG, brk)
+        yield RESET
+
+    vm, end = host.run(guest, watch=Watch.HVC | Watch.BREAKPOINT)
+    assert vm.capabilities == [(0x9280, 0b1100)]
+    assert end.ending is Ending.RESET
+    assert host.lines == [
+        "vCPU 0: HVC, ESR 0x5a000000, at 0x40001000",
+        "vCPU 0: breakpoint, ESR 0xf2000001, at 0x40002000",
+    ]
 
 
 def test_secondary_vcpus_get_no_entry(host: Host) -> None:

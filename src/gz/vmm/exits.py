@@ -7,8 +7,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 
-from gz.abi.exits import ExitReason, SystemEvent
+from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent
 from gz.abi.run import CRASH_DATA, RunPage
+
+WATCHED: dict[int, str] = {
+    ExceptionCode.UNDEFINED: "undefined instruction",
+    ExceptionCode.ABORT: "abort",
+    ExceptionCode.HVC: "HVC",
+    ExceptionCode.SMC: "SMC",
+    ExceptionCode.SERROR: "SError",
+}
 
 
 class Ending(Enum):
@@ -92,8 +100,22 @@ EXITS: dict[int, Callable[[int, RunPage], End | None]] = {
 }
 
 
-def handle(reason: int, vcpu: int, page: RunPage) -> End | None:
+def watched(reason: int, vcpu: int, page: RunPage) -> str | None:
+    """A line about an exception that the guest had as ever and the VMM asked to hear of (``Plan.watch``)."""
+    if reason == ExitReason.DEBUG:
+        return f"vCPU {vcpu}: breakpoint, ESR {page.debug.syndrome:#x}, at {page.debug.pc:#x}"
+    if reason == ExitReason.EXCEPTION and page.exception.exception in WATCHED:
+        record = page.exception
+        return f"vCPU {vcpu}: {WATCHED[record.exception]}, ESR {record.error_code:#x}, at {record.fault_gpa:#x}"
+    return None
+
+
+def handle(reason: int, vcpu: int, page: RunPage, log: Callable[[str], object]) -> End | None:
     """None to run on, or how it ends."""
+    line = watched(reason, vcpu, page)
+    if line is not None:
+        log(line)
+        return None
     row = EXITS.get(reason)
     if row is None:
         return End(Ending.FAILED, f"vCPU {vcpu}: exit for an unknown reason {reason:#x}")

@@ -50,6 +50,8 @@ class Plan:
     machine: Map = VIRT
     protected: bool = False
     """The guest's memory is its own: neither this process nor its host reads it once the guest has touched it."""
+    watch: int = 0
+    """A set of :class:`gz.abi.exits.Watch`: of these exceptions of the guest's a line is printed."""
     pvmfw: bool = False
     """Protected, and started by the firmware that the core has for that."""
 
@@ -132,6 +134,8 @@ class Machine:
             self._add_pvmfw()
         elif self._plan.protected:
             self._vm.enable_capability(Capability.PROTECTED_VM, ProtectedVm.PROTECT)
+        if self._plan.watch:
+            self._vm.enable_capability(Capability.WATCH_EXCEPTIONS, self._plan.watch)
         layout = self._load(memory)
         initrd = None if self._plan.initrd is None else load_initrd(memory, self._plan.initrd, layout)
         self._add_gic()
@@ -220,7 +224,7 @@ class Machine:
                     vcpu.set_register(registers.x(2), layout.kernel_end - layout.entry)
                 else:
                     vcpu.set_register(registers.PC, layout.entry)
-            thread = VcpuThread(vcpu, self._bus, self.end)
+            thread = VcpuThread(vcpu, self._bus, self.end, self._log)
             self._threads.append(thread)
             # Devices stop after the vCPUs, so that nothing the guest sent is lost.
             self._undo.callback(thread.stop)

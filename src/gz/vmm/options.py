@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gz.abi.calls import VCPUS_MAX
+from gz.abi.exits import Watch
 from gz.abi.memory import BLOCK_SIZE
 from gz.driver.transport import AUTO, TRANSPORTS
 from gz.vmm.machine import Plan
@@ -18,6 +19,7 @@ from gz.vmm.maps import MAPS, VIRT
 from gz.vmm.streams import Output
 from gz.vmm.virtio.console import Port
 
+WATCHES = {kind.name.lower(): kind for kind in Watch}
 UNITS = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
 MEMORY_MIN = 16 << 20
 STATUS = "status"
@@ -72,6 +74,12 @@ def parse(arguments: list[str] | None = None) -> Options:
         help="protected, and started by the firmware that the core has for it",
     )
     parser.add_argument(
+        "--watch",
+        default="",
+        metavar="KINDS",
+        help="print a line for each of these exceptions of the guest: " + ", ".join(WATCHES),
+    )
+    parser.add_argument(
         "--port",
         action="append",
         default=[],
@@ -102,8 +110,11 @@ def parse(arguments: list[str] | None = None) -> Options:
             params=given.params,
             disks=[_disk(text) for text in given.disk],
             protected=given.protected or given.pvmfw,
+            watch=_watch(given.watch),
             pvmfw=given.pvmfw,
         )
+        if plan.watch and plan.protected:
+            raise UsageError("--watch: nobody hears of the exceptions of a protected guest")
         ports = [_port(text) for text in given.port]
         if len({port.name for port in ports}) < len(ports):
             raise UsageError("two ports of the same name")
@@ -111,6 +122,14 @@ def parse(arguments: list[str] | None = None) -> Options:
         parser.error(str(error))
     consoles = re.findall(r"(?:^|\s)console=(\w+)", given.params)
     return Options(plan, ports, consoles, given.transport)
+
+
+def _watch(text: str) -> int:
+    names = [name for name in text.split(",") if name]
+    unknown = [name for name in names if name not in WATCHES]
+    if unknown:
+        raise UsageError(f"--watch {unknown[0]}: there are {', '.join(WATCHES)}")
+    return sum({int(WATCHES[name]) for name in names})
 
 
 def open_port(option: PortOption) -> Port:

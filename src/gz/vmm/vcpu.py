@@ -27,10 +27,11 @@ MASKS = {size: (1 << 8 * size) - 1 for size in (1, 2, 4, 8)}
 class VcpuThread:
     """`end` is called from the thread when the guest's life is over for some reason; it must not wait."""
 
-    def __init__(self, vcpu: Vcpu, bus: Bus, end: Callable[[End], None]) -> None:
+    def __init__(self, vcpu: Vcpu, bus: Bus, end: Callable[[End], None], log: Callable[[str], object]) -> None:
         self._vcpu = vcpu
         self._bus = bus
         self._end = end
+        self._log = log
         self._stopping = False
         self._thread = threading.Thread(target=self._work, name=f"vcpu {vcpu.index}", daemon=True)
 
@@ -70,7 +71,7 @@ class VcpuThread:
                 else:
                     words[DATA_WORD] = window[1](address - window[0], size) & WORD  # a load takes its size of it
             elif reason != INTERRUPTED:
-                end = handle(reason, vcpu.index, record)
+                end = handle(reason, vcpu.index, record, self._log)
                 if end is not None:
                     self._end(end)
                     return
