@@ -44,10 +44,10 @@ def payload(name: str) -> Image:
 
 def libraries() -> dict[str, bytes]:
     """What driver and VMM have compiled, by their names below /opt/gz."""
-    from gz.driver import call, kvm_run
+    from gz.driver import call, gzvm_run, kvm_run
     from gz.vmm.virtio import ring
 
-    return {DRIVER: library("driver", [call, kvm_run]), RING: library("ring", [ring])}
+    return {DRIVER: library("driver", [call, gzvm_run, kvm_run]), RING: library("ring", [ring])}
 
 
 def answering_driver() -> dict[str, bytes]:

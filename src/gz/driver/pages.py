@@ -127,6 +127,26 @@ class AnonymousBlock:
             self._mapping.close()
 
 
+class SharedBlock:
+    """Memory of this process in one mapping of just this size, as the kernel's gzvm driver asks for. Shared, so that no
+    page of it is the kernel's page of zeros when the driver looks for where it lies."""
+
+    def __init__(self, size: int) -> None:
+        """`size` bytes, all zero. DriverError if the host has not so many."""
+        try:
+            self._mapping = mmap.mmap(-1, size)
+        except OSError as error:
+            raise DriverError(f"the host has no {size >> 20} MiB for the guest: {error.strerror}") from None
+        self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._mapping))
+        self.view = memoryview(self._mapping)
+
+    def close(self) -> None:
+        """Unmaps it once no view is left."""
+        self.view.release()
+        with suppress(BufferError):  # whoever has a view still keeps the mapping until it lets go
+            self._mapping.close()
+
+
 class Arena:
     """Small zeroed pieces of one block, for what calls name by physical address."""
 

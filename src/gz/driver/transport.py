@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which hypervisor carries a guest: the core below this host by its doorbell, or the host's kernel by /dev/kvm."""
+"""What carries a guest: the core below this host, by its doorbell or by the kernel's gzvm driver, or the host's kernel
+by /dev/kvm."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
 
+from gz.abi import device as gzvm
 from gz.abi import doorbell, kvm
 from gz.driver.doorbell import TREE
 from gz.driver.interface import DriverError, Vm
@@ -26,8 +28,14 @@ def _open_kvm(log: Log) -> Vm:
     return open_kvm(log)
 
 
+def _open_gzvm(log: Log) -> Vm:
+    from gz.driver.gzvm import open_gzvm
+
+    return open_gzvm(log)
+
+
 AUTO = "auto"
-TRANSPORTS: dict[str, Callable[[Log], Vm]] = {"doorbell": _open_doorbell, "kvm": _open_kvm}
+TRANSPORTS: dict[str, Callable[[Log], Vm]] = {"doorbell": _open_doorbell, "gzvm": _open_gzvm, "kvm": _open_kvm}
 
 
 def open_guest(transport: str, log: Log) -> Vm:
@@ -36,10 +44,12 @@ def open_guest(transport: str, log: Log) -> Vm:
     return TRANSPORTS[choose() if transport == AUTO else transport](log)
 
 
-def choose(tree: Path = TREE, device: Path = Path(kvm.PATH)) -> str:
-    """The core's doorbell first. DriverError if there is neither."""
+def choose(tree: Path = TREE, device: Path = Path(kvm.PATH), driver: Path = Path(gzvm.PATH)) -> str:
+    """The core's doorbell first. DriverError if there is none of them."""
     if (tree / doorbell.NODE / doorbell.PROPERTY).exists():
         return "doorbell"
+    if driver.exists():
+        return "gzvm"
     if device.exists():
         return "kvm"
     raise DriverError(

@@ -91,8 +91,8 @@ def parse(arguments: list[str] | None = None) -> Options:
         "--transport",
         choices=(AUTO, *TRANSPORTS),
         default=AUTO,
-        help="what carries the guest: the core by its doorbell or this kernel's KVM; auto takes the doorbell if"
-        " there is one",
+        help="what carries the guest: the core by its doorbell or by the kernel's gzvm driver, or this kernel's KVM;"
+        " auto takes the first of them that there is",
     )
     given = parser.parse_args(arguments)
     try:
