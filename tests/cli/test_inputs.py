@@ -122,3 +122,34 @@ def test_ports() -> None:
     for number in (0, -1, 65536):
         with pytest.raises(UserError, match="not a TCP port"):
             inputs.port(number)
+
+
+def test_guests_of_the_core(file: Write) -> None:
+    initrd = file(b"070701" + bytes(20))
+    assert inputs.boot_guest("a=kernel") == ("a", "kernel", None, inputs.BOOT_GUEST_MEMORY, "")
+    text = f"web-1=payload:hello,initrd={initrd},mem=1G,params=console=ttyAMA0 root=/dev/ram0,ro x=1,2"
+    assert inputs.boot_guest(text) == (
+        "web-1",
+        "payload:hello",
+        initrd,
+        1024,
+        "console=ttyAMA0 root=/dev/ram0,ro x=1,2",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("kernel", "write it as NAME=KERNEL"),
+        ("=kernel", "write it as NAME=KERNEL"),
+        ("a b=kernel", "write it as NAME=KERNEL"),
+        ("a=", "write it as NAME=KERNEL"),
+        (f"{'a' * 33}=kernel", "write it as NAME=KERNEL"),
+        ("a=kernel,cpus=2", "no setting 'cpus'"),
+        ("a=kernel,mem=much", "is not a memory size"),
+        ("a=kernel,initrd=/nowhere", "/nowhere"),
+    ],
+)
+def test_no_guest_of_the_core(text: str, why: str) -> None:
+    with pytest.raises(UserError, match=why):
+        inputs.boot_guest(text)

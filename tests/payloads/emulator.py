@@ -15,6 +15,7 @@ from gz.metal.build import build
 from gz.metal.symbols import Symbols
 
 TIMEOUT = 180
+MODULE_SIZE = 4 << 20
 
 
 def image(program: str) -> Path:
@@ -63,9 +64,16 @@ def host(
     cpus: int = 1,
     memory: int = 512,
     core: Path | None = None,
+    guests: Sequence[tuple[str, Path]] = (),
 ) -> list[str]:
-    """As the host of the core. Without the core's own lines, which begin with its name."""
-    lines = emulate(cpu, cpus, as_host(payload, initrd, core), virtualization=True, memory=memory)
+    """As the host of the core. Without the core's own lines, which begin with its name.
+
+    `guests`: arguments and images of boot modules that the core starts by itself."""
+    arguments = as_host(payload, initrd, core)
+    for number, (bootargs, module) in enumerate(guests):
+        at = HOST_INITRD + (1 + number) * MODULE_SIZE
+        arguments += ["-device", f"guest-loader,addr={at:#x},kernel={module},bootargs={bootargs}"]
+    lines = emulate(cpu, cpus, arguments, virtualization=True, memory=memory)
     return [line for line in lines if not line.startswith("gz: core at")]
 
 

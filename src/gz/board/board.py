@@ -18,7 +18,7 @@ from types import TracebackType
 from gz.board.channel import Channel, Completed
 from gz.board.errors import BoardError
 from gz.board.host_vm import Software
-from gz.board.qemu import Disk, Machine, Qemu
+from gz.board.qemu import BootGuest, Disk, Machine, Qemu
 
 BOOTARGS = "console=ttyAMA0 panic=-1"
 BOOT_TIMEOUT = 180.0  # seconds
@@ -36,8 +36,9 @@ class Board:
     """`cpus` of `cpu`, `memory` in MiB, the user's `disks`; `compiled` are files for the host's /opt/gz by
     name.
 
-    `core` is the arm64 Image of the core; None boots the host on the bare machine. With `icount` virtual
-    nanoseconds are instructions (-icount shift=0) and everything random is the same every time (-seed 1)."""
+    `core` is the arm64 Image of the core, which starts the `guests` by itself; None boots the host on the
+    bare machine. With `icount` virtual nanoseconds are instructions (-icount shift=0) and everything random is the same
+    every time (-seed 1)."""
 
     def __init__(
         self,
@@ -54,6 +55,7 @@ class Board:
         gdb: int | None = None,
         survive: bool = False,
         boot_timeout: float = BOOT_TIMEOUT,
+        guests: Sequence[BootGuest] = (),
         software: Software | None = None,
         progress: Progress = silent,
     ) -> None:
@@ -75,6 +77,7 @@ class Board:
             icount,
             virtualization,
             gdb,
+            guests=guests,
         )
         progress("starting QEMU")
         self.qemu = Qemu(self.machine, survive=survive)

@@ -21,6 +21,7 @@ from typing import Any
 from qemu.qmp import QMPClient, QMPError
 
 from gz.board.errors import BoardError
+from gz.core.platform import GUESTS_MAX
 
 PROGRAM = "qemu-system-aarch64"
 # The architected algorithm of pointer authentication costs an emulator half its speed.
@@ -34,6 +35,7 @@ RAM = 0x4000_0000
 CORE = RAM + 2 * MiB
 HOST_KERNEL = RAM + 160 * MiB
 HOST_INITRD = RAM + 256 * MiB
+MODULE_ALIGNMENT = 2 * MiB
 KERNEL_ROOM = HOST_INITRD - HOST_KERNEL
 SMALLEST_MEMORY = 768  # MiB
 
@@ -50,6 +52,28 @@ class Disk:
     path: Path
     serial: str
     read_only: bool = False
+
+
+@dataclass(frozen=True)
+class BootGuest:
+    """A guest that the core itself starts, out of boot modules: arm64 Image, initramfs, `memory` in MiB."""
+
+    name: str
+    kernel: Path
+    initrd: Path | None = None
+    memory: int = 128
+    params: str = ""
+
+    @property
+    def bootargs(self) -> str:
+        """As the core takes it apart (core/discovery.py)."""
+        return f"vm={self.name} mem={self.memory} {self.params}".rstrip()
+
+    @property
+    def size(self) -> int:
+        """Bytes of RAM that its modules and its memory take at most."""
+        files = [self.kernel, *([self.initrd] if self.initrd else [])]
+        return self.memory * MiB + sum(behind(0, file) for file in files) + MODULE_ALIGNMENT
 
 
 @dataclass(frozen=True)
@@ -71,6 +95,7 @@ class Machine:
     virtualization: bool = True
     gdb: int | None = None
     halted: bool = False
+    guests: Sequence[BootGuest] = ()
 
     def options(self) -> list[str]:
         """The options that say what is measured; no paths."""
@@ -124,7 +149,24 @@ class Machine:
             ("-kernel", str(self.core)),
             ("-device", f"guest-loader,addr={HOST_KERNEL:#x},{kernel}"),
             ("-device", f"guest-loader,addr={HOST_INITRD:#x},initrd={quoted(self.initrd)}"),
+            *self._guests(),
         ]
+
+    def _guests(self) -> Iterator[tuple[str, str]]:
+        """Behind the host's modules; each ramdisk behind its kernel, which is how the core knows whose it is."""
+        at = behind(HOST_INITRD, self.initrd)
+        for guest in self.guests:
+            kernel = f"kernel={quoted(guest.kernel)},bootargs={quoted(guest.bootargs)}"
+            yield "-device", f"guest-loader,addr={at:#x},{kernel}"
+            at = behind(at, guest.kernel)
+            if guest.initrd is not None:
+                yield "-device", f"guest-loader,addr={at:#x},initrd={quoted(guest.initrd)}"
+                at = behind(at, guest.initrd)
+
+
+def behind(address: int, file: Path) -> int:
+    """Where the next module may lie."""
+    return -(-(address + file.stat().st_size) // MODULE_ALIGNMENT) * MODULE_ALIGNMENT
 
 
 def quoted(value: object) -> str:
@@ -162,7 +204,12 @@ def check(machine: Machine) -> None:
     if not 1 <= machine.cpus <= 8:
         raise BoardError(f"{machine.cpus} CPUs: the board has 1 to 8")
     initrd = machine.initrd.stat().st_size
-    smallest = max(SMALLEST_MEMORY, (HOST_INITRD - RAM + 3 * initrd) // MiB)
+    if machine.guests and not machine.core:
+        raise BoardError("guests that the core starts need the core")
+    if len(machine.guests) > GUESTS_MAX:
+        raise BoardError(f"{len(machine.guests)} guests: the core starts up to {GUESTS_MAX}")
+    guests = sum(guest.size for guest in machine.guests)
+    smallest = max(SMALLEST_MEMORY, (HOST_INITRD - RAM + 3 * initrd) // MiB) + guests // MiB
     if machine.memory < smallest:
         raise BoardError(f"{machine.memory} MiB are too little for the board; it needs at least {smallest}")
     available = available_memory()

@@ -201,11 +201,20 @@ def up(
     mem: Annotated[str, typer.Option(metavar="SIZE", help="Memory of the board.")] = "2G",
     bare: Annotated[bool, typer.Option("--bare", help="Boot the host without the core.")] = False,
     gdb: Annotated[int | None, typer.Option(metavar="PORT", help="Let gdb attach at this TCP port.")] = None,
+    vm: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME=KERNEL[,initrd=FILE][,mem=SIZE][,params=TEXT]",
+            help="A guest that the core starts by itself, without host or VMM; its console is in the board's. "
+            "KERNEL is an arm64 Image, or payload:NAME. Repeatable.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> int:
     """Start a board that stays."""
     from gz.cli.board import start_board
 
-    return start_board(cpu=cpu.value, cpus=host_cpus, memory=mem, bare=bare, gdb=gdb)
+    return start_board(cpu=cpu.value, cpus=host_cpus, memory=mem, bare=bare, gdb=gdb, guests=vm or ())
 
 
 @board.command()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -16,15 +17,18 @@ from pathlib import Path
 
 from gz.board.channel import Channel
 from gz.board.errors import BoardError
-from gz.board.images import write_whole
-from gz.board.qemu import PROGRAM, SMALLEST_MEMORY, command, require_qemu
+from gz.board.images import cached, fingerprint, write_whole
+from gz.board.qemu import PROGRAM, SMALLEST_MEMORY, BootGuest, command, require_qemu
 from gz.board.wire import Kind
 from gz.cli import inputs
 from gz.cli.report import UserError, progress, say
 from gz.cli.terminal import Typing, raw_terminal, size
 from gz.state import state_directory
+from gz.vmm.kernel import unpack
+from gz.vmm.loader import LoadError
 
 NONE_UP = "no board is up; start one with: gz board up"
+PAYLOAD = "payload:"
 ANSWER_TIMEOUT = 10.0  # seconds
 END_TIMEOUT = 5.0
 
@@ -79,13 +83,16 @@ def forget(record: Record) -> None:
     record_file().unlink(missing_ok=True)
 
 
-def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None) -> int:
+def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None, guests: Sequence[str]) -> int:
     if current():
         raise UserError("a board is up already; see gz board status, or end it with gz board down")
     require_qemu()
     inputs.room()
     megabytes = inputs.memory(memory, SMALLEST_MEMORY)
     port = None if gdb is None else inputs.port(gdb)
+    asked = [inputs.boot_guest(text) for text in guests]
+    if asked and bare:
+        raise UserError("--vm and --bare: it is the core that starts such guests")
     from gz.board.board import Board
 
     with progress() as step:
@@ -103,6 +110,7 @@ def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None
             memory=megabytes,
             gdb=port,
             survive=True,
+            guests=[boot_guest(*guest) for guest in asked],
             progress=step,
         )
         try:
@@ -115,6 +123,21 @@ def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None
             raise
     say("the board is up; gz board console attaches to it, gz board down ends it")
     return 0
+
+
+def boot_guest(name: str, kernel: str, initrd: Path | None, memory: int, params: str) -> BootGuest:
+    """Its kernel unpacked, or compiled."""
+    from gz.cli import products
+
+    if kernel.startswith(PAYLOAD):
+        image = products.payload(kernel.removeprefix(PAYLOAD)).flat
+    else:
+        try:
+            data = unpack(kernel)
+        except LoadError as error:
+            raise UserError(str(error)) from None
+        image = cached("boot-kernel", fingerprint([hashlib.sha256(data).hexdigest()]), lambda: data)
+    return BootGuest(name, image, initrd, memory, params)
 
 
 def stop_board() -> int:

@@ -22,6 +22,8 @@ UNITS = {"": MiB, "M": MiB, "G": 1 << 30}
 SMALLEST_GUEST = 64
 """MiB; with less Debian's kernel and root file system do not fit."""
 
+BOOT_GUEST_MEMORY = 128
+"""MiB, of a guest that the core starts, if nothing else is said."""
 GZIP = b"\x1f\x8b"
 SECTOR = 512
 ROOM = 128  # MiB
@@ -59,6 +61,26 @@ def kernel(path: Path, machine: Map, memory: int) -> bool:
         return is_image(str(path), (machine.ram, memory * MiB))
     except LoadError as error:
         raise UserError(str(error)) from None
+
+
+def boot_guest(text: str) -> tuple[str, str, Path | None, int, str]:
+    """Name, kernel, initrd, MiB and the kernel's parameters in NAME=KERNEL[,initrd=FILE][,mem=SIZE][,params=TEXT]."""
+    name, _, rest = text.partition("=")
+    rest, _, params = rest.partition(",params=")
+    kernel, *settings = rest.split(",")
+    if not re.fullmatch(r"[\w.-]{1,32}", name, re.ASCII) or not kernel:
+        raise UserError(f"--vm {text}: write it as NAME=KERNEL[,initrd=FILE][,mem=SIZE][,params=TEXT]")
+    found: Path | None = None
+    size = BOOT_GUEST_MEMORY
+    for setting in settings:
+        key, _, value = setting.partition("=")
+        if key == "initrd":
+            found = initrd(Path(value))
+        elif key == "mem":
+            size = memory(value, 2)
+        else:
+            raise UserError(f"--vm {text}: no setting {key!r}; there are initrd, mem and, at the end, params")
+    return name, kernel, found, size, params
 
 
 def firmware(path: Path, machine: Map) -> None:

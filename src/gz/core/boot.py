@@ -21,6 +21,7 @@ import gz.core.pages as pages
 import gz.core.panic as dying
 import gz.core.placement as placement
 import gz.core.power as power
+import gz.core.resident as resident
 import gz.core.stage2 as stage2
 import gz.core.tree as tree
 from gz.arm64.descriptors import BLOCK_SIZE, PAGE_MASK, PAGE_SHIFT, PAGE_SIZE
@@ -91,9 +92,12 @@ def _boot(cpu: Cpu, tree_at: Pa) -> None:
     placement.take(tree_at, loaded.size)
     placement.take(machine.initrd.base, machine.initrd.size)
     _ram()
+    resident.take_modules()
     cpu.entry = u64(_kernel())
+    resident.reserve()
     _pool()
     firmware.prepare(loaded)
+    resident.keep()
     gic.discover()
     machine.doorbell = hole.find(loaded, stage2.limit())
     if machine.doorbell == Pa(0):
@@ -101,6 +105,7 @@ def _boot(cpu: Cpu, tree_at: Pa) -> None:
         power.off()
     cpu.entry_context = u64(_host_tree())
     host.create_stage2()
+    resident.create()
     dying.arm()
 
 

@@ -12,9 +12,16 @@ from gz.arm64.descriptors import PAGE_SIZE
 from gz.arm64.registers import MPIDR_AFFINITY
 from gz.bits import Array, Pa, ReadOnly, Struct, Va, array, storage, u8, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX, CPUS
-from gz.core.platform import RAM_BANKS_MAX, REDISTRIBUTOR_REGIONS_MAX, PhysicalRange, machine
+from gz.core.platform import (
+    GUESTS_MAX,
+    RAM_BANKS_MAX,
+    RAMDISKS_MAX,
+    REDISTRIBUTOR_REGIONS_MAX,
+    PhysicalRange,
+    machine,
+)
 from gz.core.tree import NONE, Tree, text
-from gz.metal import inline, peek8
+from gz.metal import inline, log, peek8
 
 _ADDRESS_CELLS = text("#address-cells")
 _SIZE_CELLS = text("#size-cells")
@@ -38,12 +45,20 @@ _MODULE = text("multiboot,module")
 _KERNEL = text("multiboot,kernel")
 _RAMDISK = text("multiboot,ramdisk")
 _ARGUMENTS = text("bootargs")
+_GUEST = text("vm=")
+_SIZE = text(" mem=")
 _STATUS = text("status")
 _OKAY = text("okay")
 _OK = text("ok")
 
 _COLON = 0x3A
 _SLASH = 0x2F
+_SPACE = 0x20
+_ZERO = 0x30
+_NINE = 0x39
+
+_GUEST_MEMORY = 128 << 20
+_MEBIBYTES_MAX = 1 << 20
 
 
 class Buses(Struct):
@@ -54,7 +69,15 @@ class Buses(Struct):
     identity: Array[u32] = array(tree.DEPTH_MAX)  # the children's addresses are the CPU's
 
 
+class Modules(Struct):
+    """Ramdisks, as long as not all kernels are known."""
+
+    ramdisks: Array[PhysicalRange] = array(RAMDISKS_MAX)
+    ramdisk_count: u32
+
+
 buses = storage(Buses)
+modules = storage(Modules)
 
 
 def bus(t: Tree, node: u64, depth: u32) -> None:
@@ -122,6 +145,7 @@ def discover(t: Tree) -> None:
         ):
             _range(machine.uart, t, node, depth, 0)
         node, depth = tree.next_node(t, node, depth)
+    _assign_ramdisks()
 
 
 def _stdout(t: Tree) -> u64:
@@ -211,15 +235,65 @@ def _module(t: Tree, node: u64) -> None:
     base = Pa(tree.number(reg, cells))
     size = tree.number(reg + 4 * u64(cells), cells)
     if tree.compatible(t, node, _KERNEL):
+        at, length = tree.property(t, node, _ARGUMENTS)
+        if length > len(_GUEST) and tree.equal(at, len(_GUEST), _GUEST):
+            _guest(base, size, at, length - 1)
+            return
         machine.kernel.base = base
         machine.kernel.size = size
-        at, length = tree.property(t, node, _ARGUMENTS)
         if length != 0:
             machine.kernel_arguments = at
             machine.kernel_arguments_size = length - 1
-    elif tree.compatible(t, node, _RAMDISK):
-        machine.initrd.base = base
-        machine.initrd.size = size
+    elif tree.compatible(t, node, _RAMDISK) and modules.ramdisk_count < RAMDISKS_MAX:
+        ramdisk = modules.ramdisks[modules.ramdisk_count]
+        ramdisk.base = base
+        ramdisk.size = size
+        modules.ramdisk_count += 1
+
+
+def _guest(base: Pa, size: u64, arguments: Va, length: u64) -> None:
+    """A kernel whose arguments begin with "vm=NAME mem=MIB" is a guest's; the rest is for the guest."""
+    if machine.guest_count == GUESTS_MAX:
+        log("gz: more guests among the boot modules than there is room for")
+        return
+    guest = machine.guests[machine.guest_count]
+    guest.index = machine.guest_count
+    guest.kernel.base = base
+    guest.kernel.size = size
+    guest.name = arguments + len(_GUEST)
+    at: u64 = len(_GUEST)
+    while at < length and peek8(arguments + at) != _SPACE:
+        at += 1
+    guest.name_size = at - len(_GUEST)
+    guest.memory.size = _GUEST_MEMORY
+    if length - at > len(_SIZE) and tree.equal(arguments + at, len(_SIZE), _SIZE):
+        at += len(_SIZE)
+        mebibytes: u64 = 0
+        while at < length and _ZERO <= peek8(arguments + at) <= _NINE and mebibytes < _MEBIBYTES_MAX:
+            mebibytes = 10 * mebibytes + peek8(arguments + at) - _ZERO
+            at += 1
+        guest.memory.size = mebibytes << 20
+    if at < length and peek8(arguments + at) == _SPACE:
+        at += 1
+    guest.arguments = arguments + at
+    guest.arguments_size = length - at
+    machine.guest_count += 1
+
+
+def _assign_ramdisks() -> None:
+    """A ramdisk is for the kernel that lies below it and next to it, else for the host's."""
+    for i in range(modules.ramdisk_count):
+        ramdisk = modules.ramdisks[i]
+        best = GUESTS_MAX
+        below = machine.kernel.base if machine.kernel.base < ramdisk.base else Pa(0)
+        for k in range(machine.guest_count):
+            kernel = machine.guests[k].kernel
+            if kernel.base < ramdisk.base and kernel.base > below:
+                best = k
+                below = kernel.base
+        into = machine.initrd if best == GUESTS_MAX else machine.guests[best].initrd
+        into.base = ramdisk.base
+        into.size = ramdisk.size
 
 
 def _reserved(t: Tree, node: u64) -> None:

@@ -8,6 +8,7 @@ import gz.core.counters as counters
 import gz.core.exits as exits
 import gz.core.host as host
 import gz.core.kick as kick
+import gz.core.resident as resident
 import gz.core.stolen_time as stolen_time
 import gz.core.timer as timer
 import gz.core.trace as trace
@@ -107,6 +108,8 @@ def announce(vcpu: Vcpu) -> Context:
 
 def leave(vcpu: Vcpu) -> Context:
     """To the host with the exit reason that a handler left in `vcpu.exit`."""
+    if vcpu.vm.resident != 0:
+        return resident.left(vcpu)
     cpu = vcpu.context.cpu
     context = cpu.host
     _back(cpu, vcpu)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import gz.core.mmu as mmu
 from gz.arm64.gic import DISTRIBUTOR_SIZE, FRAME_SIZE, GICD_CTLR, GICR_TYPER, REDISTRIBUTOR_SIZE, Gicd, Gicr
-from gz.arm64.gic_interface import ICC_SRE
+from gz.arm64.gic_interface import ICC_SRE, ICH_HCR_EL2
 from gz.arm64.insn import isb
 from gz.arm64.registers import MPIDR_EL1
 from gz.arm64.sysreg import sysreg
@@ -22,6 +22,8 @@ def discover() -> None:
     assert machine.distributor.size >= DISTRIBUTOR_SIZE, "no GICv3 in the device tree"
     machine.gicd = mmu.map_device(machine.distributor.base, DISTRIBUTOR_SIZE)
     machine.group0 = GICD_CTLR(mmio(Gicd, machine.gicd).CTLR).DS
+    if machine.guest_count != 0:
+        machine.host_ich = ICH_HCR_EL2(TALL1=1)
     for i in range(machine.redistributor_count):
         region = machine.redistributors[i]
         if region.size != 0:
@@ -32,7 +34,7 @@ def prepare_cpu(cpu: Cpu) -> None:
     """On each CPU: system registers for EL2 and EL1, no virtual interface, its redistributor."""
     sysreg.ICC_SRE_EL2 = ICC_SRE(SRE=1, DFB=1, DIB=1, Enable=1)
     isb()
-    sysreg.ICH_HCR_EL2 = 0
+    sysreg.ICH_HCR_EL2 = machine.host_ich
     cpu.redistributor = redistributor(cpu.mpidr)
     assert cpu.redistributor != Va(0), "a CPU has no redistributor"
 

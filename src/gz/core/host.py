@@ -11,10 +11,12 @@ import gz.core.advance as advance
 import gz.core.calls as calls
 import gz.core.counters as counters
 import gz.core.extensions as extensions
+import gz.core.host_gic as host_gic
 import gz.core.host_memory as host_memory
 import gz.core.inject as inject
 import gz.core.panic as dying
 import gz.core.power as power
+import gz.core.resident as resident
 import gz.core.simd as simd
 import gz.core.stage2 as stage2
 import gz.core.world as world
@@ -39,7 +41,7 @@ from gz.arm64.registers import (
     Mode,
 )
 from gz.arm64.smccc import NOT_SUPPORTED
-from gz.arm64.syndrome import ESR_EL2, FAULT_TYPE_MASK, DataAbort, ExceptionClass, FaultStatus
+from gz.arm64.syndrome import ESR_EL2, FAULT_TYPE_MASK, DataAbort, ExceptionClass, FaultStatus, SysRegTrap
 from gz.arm64.sysreg import sysreg
 from gz.bits import Ipa, Pa, u64
 from gz.core.context import Context
@@ -72,20 +74,23 @@ def _next_hole(start: u64) -> tuple[u64, u64]:
     first, size = _nearer(start, first, size, image.base, image.size)
     first, size = _nearer(start, first, size, pool.base, pool.size)
     first, size = _nearer(start, first, size, machine.doorbell, doorbell.DOORBELL_SIZE)
+    for i in range(machine.guest_count):
+        ram = machine.guests[i].memory
+        first, size = _nearer(start, first, size, ram.base, ram.size)
     return first, first + size
 
 
 @inline
 def _nearer(start: u64, first: u64, size: u64, base: Pa, length: u64) -> tuple[u64, u64]:
     at = u64(base)
-    return (at, length) if start <= at < first else (first, size)
+    return (at, length) if length != 0 and start <= at < first else (first, size)
 
 
 def hcr() -> HCR_EL2:
     """Stage 2 on, SMC trapped, interrupts the host's."""
     pfr0 = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1)
     pfr1 = ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1)
-    value = HCR_EL2(VM=1, SWIO=1, TSC=1, RW=1)
+    value = HCR_EL2(VM=1, SWIO=1, TSC=1, RW=1, TWI=1 if machine.guest_count != 0 else 0)
     if world.has_keys():
         value = value.replace(APK=1, API=1)
     if pfr1.MTE != 0:
@@ -196,6 +201,11 @@ def sync(context: Context) -> Context:
             return power.call(context)
         case ExceptionClass.INSTRUCTION_ABORT_LOWER:
             return _foreign(context, esr)
+        case ExceptionClass.WFX:
+            advance.skip()
+            return resident.wait(context)
+        case ExceptionClass.SYSREG:
+            return host_gic.access(context, SysRegTrap(esr.ISS))
         case _:
             inject.undefined()
             return context

@@ -8,13 +8,14 @@ Removed: boot modules, the loader's kernel arguments. Set: /chosen/bootargs and 
 from __future__ import annotations
 
 import gz.core.tree as tree
+import gz.core.tree_writer as writer
 from gz.abi import doorbell
-from gz.arm64.fdt import LAST_COMPATIBLE_VERSION, MAGIC, VERSION, FdtHeader, FdtReservation, FdtToken
-from gz.bits import Pa, ReadOnly, Struct, Va, sizeof, storage, u8, u32, u64
+from gz.arm64.fdt import FdtHeader, FdtReservation, FdtToken
+from gz.bits import Pa, Va, sizeof, u32, u64
 from gz.core.memory import memcpy
 from gz.core.platform import machine
 from gz.core.tree import NONE, Tree, text
-from gz.metal import address, byte_swap, count_leading_zeros, poke8, poke32, view
+from gz.metal import address, byte_swap, view
 
 _NAMES = (
     "bootargs",
@@ -50,19 +51,9 @@ _HYPERVISOR = text(doorbell.NODE)
 _MODULE = text("multiboot,module")
 _CORE = text("core@")
 _HYPERVISOR_COMPATIBLE = text("".join(f"{string}\0" for string in doorbell.COMPATIBLE))
-_DIGITS = text("0123456789abcdef")
 
 #: Room for all that is added but the kernel's arguments, whose length is the module's.
 ADDITION = 0x1000
-
-
-class Output(Struct):
-    start: Va  # of the structure block
-    size: u64
-    names: u64  # size of the loader's strings block: ours follow
-
-
-output = storage(Output)
 
 
 def room(t: Tree) -> u64:
@@ -72,34 +63,20 @@ def room(t: Tree) -> u64:
 
 def write(t: Tree, to: Va) -> u64:
     """Write the host's tree to `to`, 8-byte aligned, with `room` bytes; its size. 0: `t` is broken."""
-    header = view(FdtHeader, to)
     reservations: u64 = sizeof(FdtHeader)
     reservations_size = _reservations_size(t)
     if reservations + reservations_size + t.structure_size + t.strings_size > t.size:
         return 0
     _copy_reservations(t, to + reservations)
     structure = reservations + reservations_size
-    output.start = to + structure
-    output.size = 0
-    output.names = t.strings_size
+    writer.open(to + structure, t.strings_size)
     if not _nodes(t):
         return 0
-    strings = structure + output.size
+    strings = structure + writer.output.size
     memcpy(to + strings, t.strings, t.strings_size)
     memcpy(to + strings + t.strings_size, address(_STRINGS), len(_STRINGS))
-    strings_size = t.strings_size + len(_STRINGS)
-    size = (strings + strings_size + 7) & ~7
-    header.magic = byte_swap(u32(MAGIC))
-    header.totalsize = byte_swap(u32(size))
-    header.off_dt_struct = byte_swap(u32(structure))
-    header.off_dt_strings = byte_swap(u32(strings))
-    header.off_mem_rsvmap = byte_swap(u32(reservations))
-    header.version = byte_swap(u32(VERSION))
-    header.last_comp_version = byte_swap(u32(LAST_COMPATIBLE_VERSION))
-    header.boot_cpuid_phys = view(FdtHeader, t.base).boot_cpuid_phys
-    header.size_dt_strings = byte_swap(u32(strings_size))
-    header.size_dt_struct = byte_swap(u32(output.size))
-    return size
+    boot_cpu = view(FdtHeader, t.base).boot_cpuid_phys
+    return writer.header(to, reservations, structure, strings, t.strings_size + len(_STRINGS), boot_cpu)
 
 
 def _reservations_size(t: Tree) -> u64:
@@ -153,7 +130,7 @@ def _nodes(t: Tree) -> bool:
                     _reservations(t)
                 elif depth == 1:
                     _missing_nodes(t, chosen, reserved)
-                _token(FdtToken.END_NODE)
+                writer.token(FdtToken.END_NODE)
             if depth == dropped:
                 dropped = 0
             if depth == 2:
@@ -161,13 +138,9 @@ def _nodes(t: Tree) -> bool:
                 inside_reserved = False
             depth -= 1
             if depth == 0:
-                _token(FdtToken.END)
+                writer.token(FdtToken.END)
                 return True
-        elif (
-            kind == FdtToken.PROP
-            and dropped == 0
-            and not (inside_chosen and depth == 2 and _replaced(t, offset))
-        ):
+        elif kind == FdtToken.PROP and dropped == 0 and not (inside_chosen and depth == 2 and _replaced(t, offset)):
             _copy(t, offset, following)
         offset = following
 
@@ -188,41 +161,41 @@ def _replaced(t: Tree, offset: u64) -> bool:
 
 def _chosen_properties() -> None:
     if machine.kernel_arguments_size != 0:
-        _property(_BOOTARGS, machine.kernel_arguments_size + 1)
-        _bytes(machine.kernel_arguments, machine.kernel_arguments_size + 1)
-        _pad()
+        writer.property(_BOOTARGS, machine.kernel_arguments_size + 1)
+        writer.data(machine.kernel_arguments, machine.kernel_arguments_size + 1)
+        writer.pad()
     initrd = machine.initrd
     if initrd.size != 0:
-        _property(_INITRD_START, 8)
-        _cells(u64(initrd.base), 2)
-        _property(_INITRD_END, 8)
-        _cells(u64(initrd.base) + initrd.size, 2)
+        writer.property(_INITRD_START, 8)
+        writer.number(u64(initrd.base), 2)
+        writer.property(_INITRD_END, 8)
+        writer.number(u64(initrd.base) + initrd.size, 2)
 
 
 def _missing_nodes(t: Tree, chosen: bool, reserved: bool) -> None:
     """At the end of the root's children."""
     if not chosen:
-        _begin(_CHOSEN)
+        writer.begin(_CHOSEN)
         _chosen_properties()
-        _token(FdtToken.END_NODE)
+        writer.token(FdtToken.END_NODE)
     if not reserved:
         address_cells, size_cells = _root_cells(t)
-        _begin(_RESERVED)
-        _property(_ADDRESS_CELLS, 4)
-        _word(address_cells)
-        _property(_SIZE_CELLS, 4)
-        _word(size_cells)
-        _property(_RANGES, 0)
+        writer.begin(_RESERVED)
+        writer.property(_ADDRESS_CELLS, 4)
+        writer.word(address_cells)
+        writer.property(_SIZE_CELLS, 4)
+        writer.word(size_cells)
+        writer.property(_RANGES, 0)
         _reservations(t)
-        _token(FdtToken.END_NODE)
-    _begin(_HYPERVISOR)
-    _property(_COMPATIBLE, len(_HYPERVISOR_COMPATIBLE))
-    _bytes(address(_HYPERVISOR_COMPATIBLE), len(_HYPERVISOR_COMPATIBLE))
-    _pad()
-    _property(_DOORBELL, 16)
-    _cells(u64(machine.doorbell), 2)
-    _cells(doorbell.DOORBELL_SIZE, 2)
-    _token(FdtToken.END_NODE)
+        writer.token(FdtToken.END_NODE)
+    writer.begin(_HYPERVISOR)
+    writer.property(_COMPATIBLE, len(_HYPERVISOR_COMPATIBLE))
+    writer.data(address(_HYPERVISOR_COMPATIBLE), len(_HYPERVISOR_COMPATIBLE))
+    writer.pad()
+    writer.property(_DOORBELL, 16)
+    writer.number(u64(machine.doorbell), 2)
+    writer.number(doorbell.DOORBELL_SIZE, 2)
+    writer.token(FdtToken.END_NODE)
 
 
 def _root_cells(t: Tree) -> tuple[u32, u32]:
@@ -238,7 +211,11 @@ _ROOT_SIZE_CELLS = text("#size-cells")
 
 
 def _reservations(t: Tree) -> None:
-    """The core's image and its frames, which may follow each other."""
+    """Guests of the loader's; the core's image and its frames, which may follow each other."""
+    for i in range(machine.guest_count):
+        memory = machine.guests[i].memory
+        if memory.size != 0:
+            _reservation(t, memory.base, memory.size)
     image = machine.image
     pool = machine.pool
     if image.base + image.size == pool.base:
@@ -250,68 +227,17 @@ def _reservations(t: Tree) -> None:
 
 def _reservation(t: Tree, base: Pa, size: u64) -> None:
     address_cells, size_cells = _root_cells(t)
-    _token(FdtToken.BEGIN_NODE)
-    _bytes(address(_CORE), len(_CORE))
-    _hexadecimal(u64(base))
-    _byte(0)
-    _pad()
-    _property(_REG, 4 * (u64(address_cells) + size_cells))
-    _cells(u64(base), address_cells)
-    _cells(size, size_cells)
-    _property(_NO_MAP, 0)
-    _token(FdtToken.END_NODE)
-
-
-def _begin(name: ReadOnly[u8]) -> None:
-    _token(FdtToken.BEGIN_NODE)
-    _bytes(address(name), len(name))
-    _byte(0)
-    _pad()
-
-
-def _property(name: u64, length: u64) -> None:
-    """The head of a property; `name`: offset among our own strings."""
-    _token(FdtToken.PROP)
-    _word(u32(length))
-    _word(u32(output.names + name))
-
-
-def _cells(value: u64, cells: u32) -> None:
-    if cells == 2:
-        _word(u32(value >> 32))
-    _word(u32(value))
-
-
-def _hexadecimal(value: u64) -> None:
-    digits = max((67 - count_leading_zeros(value)) // 4, 1)
-    while digits != 0:
-        digits -= 1
-        _byte(_DIGITS[(value >> (4 * digits)) & 0xF])
-
-
-def _token(kind: FdtToken) -> None:
-    _word(u32(kind))
-
-
-def _word(value: u32) -> None:
-    poke32(output.start + output.size, byte_swap(value))
-    output.size += 4
-
-
-def _byte(value: u8) -> None:
-    poke8(output.start + output.size, value)
-    output.size += 1
-
-
-def _bytes(from_: Va, size: u64) -> None:
-    memcpy(output.start + output.size, from_, size)
-    output.size += size
-
-
-def _pad() -> None:
-    while output.size & 3 != 0:
-        _byte(0)
+    writer.token(FdtToken.BEGIN_NODE)
+    writer.data(address(_CORE), len(_CORE))
+    writer.hexadecimal(u64(base))
+    writer.byte(0)
+    writer.pad()
+    writer.property(_REG, 4 * (u64(address_cells) + size_cells))
+    writer.number(u64(base), address_cells)
+    writer.number(size, size_cells)
+    writer.property(_NO_MAP, 0)
+    writer.token(FdtToken.END_NODE)
 
 
 def _copy(t: Tree, offset: u64, end: u64) -> None:
-    _bytes(t.structure + offset, end - offset)
+    writer.data(t.structure + offset, end - offset)

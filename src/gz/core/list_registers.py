@@ -19,6 +19,7 @@ from gz.arm64.gic_interface import ICH_HCR_EL2, ICH_LR, ICH_VTR_EL2, LR_EOI, LrS
 from gz.arm64.sysreg import SysRegs, read, sysreg, write
 from gz.arm64.timer import TimerInterrupt
 from gz.bits import u8, u32, u64
+from gz.core.platform import machine
 from gz.core.trace import Event
 from gz.metal import cold, count_trailing_zeros, inline, noinline, panic, popcount, store_release, unroll
 
@@ -98,7 +99,7 @@ def save(vcpu: Vcpu) -> None:
     gic.vmcr = sysreg.ICH_VMCR_EL2
     sysreg.ICH_VMCR_EL2 = 0
     _save_priorities(gic, u32(ICH_VTR_EL2(sysreg.ICH_VTR_EL2).PREbits))
-    sysreg.ICH_HCR_EL2 = 0
+    sysreg.ICH_HCR_EL2 = machine.host_ich
     gic.loaded = 0
     vgic.release(locked)
 

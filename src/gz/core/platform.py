@@ -7,6 +7,8 @@ from gz.bits import Array, Pa, Struct, Va, array, storage, u16, u32, u64
 from gz.metal import inline
 
 RAM_BANKS_MAX = 16
+GUESTS_MAX = 4
+RAMDISKS_MAX = GUESTS_MAX + 1
 REDISTRIBUTOR_REGIONS_MAX = 8
 
 
@@ -15,6 +17,19 @@ class PhysicalRange(Struct):
 
     base: Pa
     size: u64
+
+
+class BootGuest(Struct):
+    """A guest among the boot modules (core/resident.py)."""
+
+    index: u32
+    kernel: PhysicalRange
+    initrd: PhysicalRange
+    name: Va  # in the tree
+    name_size: u64
+    arguments: Va  # its kernel's, in the tree, without a final NUL
+    arguments_size: u64
+    memory: PhysicalRange  # at first only as large as it wants to be
 
 
 class Machine(Struct):
@@ -38,6 +53,9 @@ class Machine(Struct):
     kernel_arguments: Va  # in the tree, without the final NUL
     kernel_arguments_size: u64
     initrd: PhysicalRange
+    guests: Array[BootGuest] = array(GUESTS_MAX)
+    guest_count: u32
+    host_ich: u64  # ICH_HCR_EL2 while the host runs
     zero_block: u64  # bytes that DC ZVA clears, 0: prohibited
     vector_length: u64  # bytes of an SVE vector, 0: no SVE
     cache_line: u64  # bytes, the smallest data cache line

@@ -141,9 +141,11 @@ def interrupt(vcpu: Vcpu) -> bool:
 
 
 def hypervisor_interrupt(vcpu: Vcpu) -> bool:
-    """CNTHP's PPI is pending while the guest runs.  False: it is not the guest's physical timer."""
-    host = HOST[vcpu.context.cpu.index]
-    if _wanted(host.control) and host.deadline <= sysreg.CNTPCT_EL0:
+    """CNTHP's PPI is pending while the guest runs.  False: it is not for the guest's physical timer alone."""
+    cpu = vcpu.context.cpu
+    host = HOST[cpu.index]
+    now = sysreg.CNTPCT_EL0
+    if (cpu.slice_end != 0 and cpu.slice_end <= now) or (_wanted(host.control) and host.deadline <= now):
         return False
     if not _fires(physical_control(vcpu)):
         return False
@@ -245,13 +247,16 @@ def set_physical(vcpu: Vcpu, control: u64, value: u64) -> None:
 
 def _arm(vcpu: Vcpu) -> None:
     """CNTHP at the earlier of the host's deadline and the guest's physical timer, if that is still to fire."""
-    host = HOST[vcpu.context.cpu.index]
+    cpu = vcpu.context.cpu
+    host = HOST[cpu.index]
     guest = vcpu.timer.physical
     soonest: u64 = NEVER
     if _wanted(host.control):
         soonest = host.deadline
     if _wanted(guest.control) and vcpu.gic.private.line & _PHYSICAL == 0:
         soonest = min(soonest, guest.deadline)
+    if cpu.slice_end != 0:
+        soonest = min(soonest, cpu.slice_end)
     sysreg.CNTHP_CVAL_EL2 = soonest
     if soonest != NEVER:
         sysreg.CNTHP_CTL_EL2 = CNT_CTL(ENABLE=1)

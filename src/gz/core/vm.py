@@ -30,6 +30,7 @@ VCPU_COUNT_MAX = VCPUS_MAX
 
 #: `Vm.used`
 FREE, MAKING, LIVE, ENDING = 0, 1, 2, 3
+RESIDENT = 4  # core/resident.py: no call of the host's finds it
 #: Bits of `Vm.capabilities`: what the driver enabled.
 PAGING, BLOCK_PAGING, IDLE = 1, 2, 4
 
@@ -41,6 +42,7 @@ class Vm(Struct, align=64):
     used: u32
     users: u32  # CPUs between `hold` and `drop`; bit 31: closed
     vmid: u32  # handle and VMID: 1…
+    resident: u32  # number + 1 of a guest that the loader brought, 0: the host made it
     smc64: u32  # made through an SMC64 id: the hwstate page has the timer fields
     quirks: u32
     watched: u32  # a set of Watch
@@ -161,6 +163,7 @@ def create(smc64: bool) -> tuple[i64, u64]:
 
 def _reset(vm: Vm) -> None:
     """All but lock, users and stage 2: what the handle's previous VM left."""
+    vm.resident = 0
     vm.quirks = 0
     vm.watched = 0
     vm.reset_pending = 0

@@ -88,7 +88,7 @@ def functions(elf: ObjectFile) -> dict[str, Function]:
             continue
         if symbol.name.startswith("$"):
             data[symbol.value] = symbol.name.startswith("$d")
-        elif not symbol.name.startswith("__") and (symbol.type == STT_FUNC or symbol.value not in names):
+        elif symbol.type == STT_FUNC or (symbol.value not in names and not symbol.name.startswith("__")):
             names[symbol.value] = symbol.name
 
     found: dict[str, Function] = {}

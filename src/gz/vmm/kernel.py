@@ -38,6 +38,7 @@ SEGMENTS_MAX = 64
 RAW_OFFSET = 0x8_0000
 """Of a raw binary in RAM, on all machines: QEMU, kvmtool and crosvm agree."""
 CHUNK = 0x10_0000
+UNPACKED_MAX = 0x1000_0000
 
 Source = io.FileIO | io.BufferedIOBase
 
@@ -84,6 +85,21 @@ def is_image(path: str, ram: tuple[int, int]) -> bool:
             head = _reader(path, stack.enter_context(unpacked))(HEADER_SIZE)
         _place(ram, path, head)
         return head[56:60] == IMAGE_MAGIC
+
+
+def unpack(path: str) -> bytes:
+    """The arm64 Image in the file at `path`, which may be packed. LoadError if there is none."""
+    with ExitStack() as stack:
+        source: Source = stack.enter_context(open_file(path, "kernel"))
+        unpacked = _unpacked(path, _head(path, source), source)
+        if unpacked is not source:
+            stack.enter_context(unpacked)
+        image = _reader(path, unpacked)(UNPACKED_MAX + 1)
+    if image[56:60] != IMAGE_MAGIC:
+        raise LoadError(f"kernel {path}: not an arm64 Image, packed or not")
+    if len(image) > UNPACKED_MAX:
+        raise LoadError(f"kernel {path}: larger than {UNPACKED_MAX} bytes")
+    return image
 
 
 def _head(path: str, source: Source) -> bytes:
