@@ -23,7 +23,7 @@ import gz.core.timer as timer
 import gz.core.vgic as vgic
 import gz.core.vm as vms
 import gz.core.world as world
-from gz.abi.devices import REDISTRIBUTOR_SIZE
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
 from gz.abi.run import RunPage
@@ -150,7 +150,7 @@ def _create(guest: BootGuest, resident: Resident) -> bool:
     vm.capabilities = vms.IDLE
     if stage2.map(vm.stage2, Ipa(VIRT.ram), ram.base, ram.size, stage2.guest_memory()) != Error.NO_ERROR:
         return False
-    if vgic.create_distributor(vm, Ipa(VIRT.gicd), VIRT.gicd_size) != Error.NO_ERROR:
+    if vgic.create_distributor(vm, Ipa(VIRT.gicd), DISTRIBUTOR_SIZE) != Error.NO_ERROR:
         return False
     if vgic.create_redistributor(vm, Ipa(VIRT.redistributors), REDISTRIBUTOR_SIZE) != Error.NO_ERROR:
         return False

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import gz.core.memory as memory
 import gz.core.tree_writer as writer
-from gz.abi.devices import REDISTRIBUTOR_SIZE
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
 from gz.arm64.fdt import FdtHeader, FdtReservation, FdtToken
 from gz.bits import Pa, Va, sizeof, table, u8, u64
 from gz.core.memory import memcpy
@@ -41,7 +41,7 @@ _NODES: dict[str, dict[str, Value]] = {
     "": {
         "#address-cells": [2],
         "#size-cells": [2],
-        "compatible": VIRT.compatible,
+        "compatible": "linux,dummy-virt",
         "interrupt-parent": [_GIC],
     },
     "cpus": {"#address-cells": [1], "#size-cells": [0]},
@@ -56,7 +56,7 @@ _NODES: dict[str, dict[str, Value]] = {
         "compatible": "arm,gic-v3",
         "#interrupt-cells": [3],
         "interrupt-controller": b"",
-        "reg": _pairs(VIRT.gicd, VIRT.gicd_size, VIRT.redistributors, REDISTRIBUTOR_SIZE),
+        "reg": _pairs(VIRT.gicd, DISTRIBUTOR_SIZE, VIRT.redistributors, REDISTRIBUTOR_SIZE),
         "phandle": [_GIC],
     },
     "apb-pclk": {
