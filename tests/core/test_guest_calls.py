@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import ctypes
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -13,6 +13,7 @@ from el2 import LOW, Machine
 from test_vgic import address
 
 import gz.core.guest_calls as guest_calls
+import gz.core.speculation as speculation
 import gz.core.stage2 as stage2
 from gz.abi.exits import ExitReason, SystemEvent
 from gz.abi.run import RunPage
@@ -34,7 +35,7 @@ KVM_UID = [0xB66FB428, 0xE911C52E, 0x564BCAA9, 0x743A004D]
 
 class Caller:
     def __init__(self) -> None:
-        self.machine = Machine(guest_calls.call, stage2.create)
+        self.machine = Machine(guest_calls.call, stage2.create, speculation.survey)
         self.jit = self.machine.jit
         self.vm_frame = self.jit.buffer(Vm.size)
         self.frames: list[Buffer] = [self.jit.buffer(4096) for _ in range(8)]
@@ -204,6 +205,9 @@ def test_vendor_reset_types_are_not_ours(guest: Caller) -> None:
     assert guest.outcome == Outcome.RESUME
 
 
+WORKAROUNDS = (Smccc.ARCH_WORKAROUND_1, Smccc.ARCH_WORKAROUND_2, Smccc.ARCH_WORKAROUND_3)
+
+
 @pytest.mark.parametrize(
     "csv2, ssbs, ecbhb, expected",
     [
@@ -213,15 +217,87 @@ def test_vendor_reset_types_are_not_ours(guest: Caller) -> None:
         (0, 1, 1, [W_NOT_SUPPORTED, 1, 1]),
     ],
 )
-def test_workarounds_tell_the_truth(guest: Caller, csv2: int, ssbs: int, ecbhb: int, expected: list[int]) -> None:
+def test_workarounds_by_features(guest: Caller, csv2: int, ssbs: int, ecbhb: int, expected: list[int]) -> None:
     guest.jit.sysregs.ID_AA64PFR0_EL1 = csv2 << 56
     guest.jit.sysregs.ID_AA64PFR1_EL1 = ssbs << 4
     guest.jit.sysregs.ID_AA64MMFR1_EL1 = ecbhb << 60
-    calls = (Smccc.ARCH_WORKAROUND_1, Smccc.ARCH_WORKAROUND_2, Smccc.ARCH_WORKAROUND_3)
-    assert [guest.call(Smccc.ARCH_FEATURES, call) for call in calls] == expected
-    assert [guest.call(call) for call in calls] == [0 if answer == 1 else answer for answer in expected]
+    guest.jit.fn(speculation.survey)()
+    assert [guest.call(Smccc.ARCH_FEATURES, call) for call in WORKAROUNDS] == expected
+    assert [guest.call(call) for call in WORKAROUNDS] == [0 if answer == 1 else answer for answer in expected]
     assert guest.call(Smccc.ARCH_FEATURES, Smccc.ARCH_FEATURES) == 0
     assert guest.call(Smccc.ARCH_FEATURES, Smccc.ARCH_SOC_ID) == W_NOT_SUPPORTED
+
+
+def midr(part: int, implementer: int = 0x41) -> int:
+    return implementer << 24 | 0xF << 16 | part << 4
+
+
+@pytest.mark.parametrize(
+    "cpus, vulnerable",
+    [
+        ([midr(0xD03)], 0),  # cortex-a53
+        ([midr(0xD05)], 0),  # cortex-a55
+        ([midr(0xD07)], 0b111),  # cortex-a57
+        ([midr(0xD08)], 0b111),  # cortex-a72
+        ([midr(0xD0B)], 0b111),  # cortex-a76 of the first kind, without CSV2
+        ([midr(0xD46)], 0b011),  # cortex-a510
+        ([midr(0xD03, 0x51)], 0b111),  # another maker's part with the same number
+        ([midr(0xD03), midr(0xD08)], 0b111),  # big and little
+        ([midr(0xD08), midr(0xD03)], 0b111),
+    ],
+)
+def test_workarounds_by_part(guest: Caller, cpus: list[int], vulnerable: int) -> None:
+    """What one of the CPUs needs all vCPUs are told: with firmware that has it, and with firmware that has not."""
+    for cpu in cpus:
+        guest.jit.sysregs.MIDR_EL1 = cpu
+        guest.jit.fn(speculation.survey)()
+    for bit, call in enumerate(WORKAROUNDS):
+        affected = vulnerable >> bit & 1
+        assert guest.call(Smccc.ARCH_FEATURES, call) == (W_NOT_SUPPORTED if affected else 1)
+        assert guest.call(call) == (W_NOT_SUPPORTED if affected else 0)
+
+
+def firmware(version: int, answers: dict[int, int], seen: list[tuple[int, int]]) -> Callable[..., int]:
+    """Of SMCCC `version`; ARCH_FEATURES gives `answers`."""
+
+    def call(function: int, argument: int, *rest: int) -> int:
+        seen.append((function, argument))
+        if function == Psci.FEATURES and argument == Smccc.VERSION:
+            return 0 if version else WORD
+        if function == Smccc.VERSION:
+            return version
+        if function == Smccc.ARCH_FEATURES:
+            return answers.get(argument, WORD)
+        return 0
+
+    return call
+
+
+@pytest.mark.parametrize(
+    "version, answers, expected",
+    [
+        (0x1_0001, dict.fromkeys(WORKAROUNDS, 0), [0, W_NOT_SUPPORTED, 0]),  # number 2 would be the host's, too
+        (0x1_0001, dict.fromkeys(WORKAROUNDS, 1), [1, 1, 1]),
+        (0x1_0002, {Smccc.ARCH_WORKAROUND_2: -2 & WORD}, [W_NOT_SUPPORTED, 1, W_NOT_SUPPORTED]),
+        (0x1_0000, dict.fromkeys(WORKAROUNDS, 0), [W_NOT_SUPPORTED] * 3),
+        (0, dict.fromkeys(WORKAROUNDS, 0), [W_NOT_SUPPORTED] * 3),
+    ],
+)
+def test_workarounds_of_firmware(
+    guest: Caller, version: int, answers: dict[int, int], expected: list[int]
+) -> None:
+    """A guest's call reaches the firmware as the core's own, without a guest's register, and only if it is needed."""
+    seen: list[tuple[int, int]] = []
+    guest.jit.sysregs.MIDR_EL1 = midr(0xD08)
+    guest.jit.storage("gz.core.platform.machine").psci_smc = 1
+    guest.jit.on_smc(firmware(version, answers, seen))
+    guest.jit.fn(speculation.survey)()
+    assert [guest.call(Smccc.ARCH_FEATURES, call) for call in WORKAROUNDS] == expected
+    seen.clear()
+    for call in WORKAROUNDS:
+        guest.call(call, WORD)
+    assert seen == [(call, 0) for call, answer in zip(WORKAROUNDS, expected, strict=True) if answer == 0]
+    guest.jit.on_smc(None)
 
 
 def test_ptp_is_for_drivers_that_answer_it(guest: Caller) -> None:

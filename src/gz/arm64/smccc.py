@@ -57,6 +57,7 @@ class ParavirtTime(IntEnum):
     STOLEN_TIME = 0xC500_0021
 
 
+VERSION_1_1 = 0x0001_0001
 VERSION_1_2 = 0x0001_0002
 
 

@@ -38,6 +38,7 @@ from gz.bits import Register
 from gz.cli.report import UserError
 from gz.core.identification import IDENTITIES
 from gz.core.register_policy import disposition_of
+from gz.core.speculation import WORKAROUNDS
 from gz.core.sysregs import POLICY
 
 Name = TypeVar("Name", bound=IntEnum)
@@ -287,6 +288,11 @@ def of_member(entry: IntEnum) -> Iterator[str]:
     yield f"{kind.__name__}.{entry.name}  {shown}  ({summary(kind)})"
     if isinstance(entry, calls.Call):
         yield f"  function ids {calls.SMC32_BASE + entry:#x} and {calls.SMC64_BASE + entry:#x}"
+    for row in WORKAROUNDS:
+        if row.call is entry:
+            parts = ", ".join(f"{part:#x}" for part in row.safe_parts)
+            yield f"  {row.reason}"
+            yield f"  guests: told to call it if a CPU needs it: not by {row.safe_by}, not Arm's parts {parts}"
     if isinstance(entry, Error):
         yield f"  drivers make errno {ERRNO[entry]} of it"
 

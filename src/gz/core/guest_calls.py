@@ -14,12 +14,12 @@ import gz.core.guest_power as guest_power
 import gz.core.guest_random as guest_random
 import gz.core.sharing as sharing
 import gz.core.slots as slots
+import gz.core.speculation as speculation
 import gz.core.stage2 as stage2
 import gz.core.stolen_time as stolen_time
 from gz.abi.errors import Error
 from gz.abi.guest import GENIEZONE_UID_WORDS, KVM_UID_WORDS, PROTECTED_CALLS, VendorCall, VendorStatus
 from gz.abi.run import PAGE_SIZE
-from gz.arm64.features import ID_AA64MMFR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1
 from gz.arm64.psci import PSCI_LAST, VERSION_1_1, Psci, PsciStatus
 from gz.arm64.smccc import NOT_SUPPORTED, VERSION_1_2, FunctionId, Owner, ParavirtTime, Smccc, SmcccStatus, Trng
 from gz.arm64.syndrome import CallIss
@@ -29,12 +29,10 @@ from gz.core.conduit import answer, argument
 from gz.core.outcome import Outcome
 from gz.core.vcpu import Vcpu
 from gz.core.vm import Vm
-from gz.metal import cold, inline
+from gz.metal import inline
 
 GuestCall = Callable[[Vcpu], Outcome]
 
-#: ARCH_FEATURES of a workaround: the CPU does not need it, the call does nothing.
-_UNAFFECTED = 1
 
 
 def _bitmap(word: int, protected: bool) -> int:
@@ -102,54 +100,24 @@ def arch_features(vcpu: Vcpu) -> Outcome:
     if function == Smccc.VERSION or function == Smccc.ARCH_FEATURES or function == ParavirtTime.FEATURES:
         status = SmcccStatus.SUCCESS
     elif function == Smccc.ARCH_WORKAROUND_1:
-        status = _workaround_1()
+        status = speculation.features(0)
     elif function == Smccc.ARCH_WORKAROUND_2:
-        status = _workaround_2()
+        status = speculation.features(1)
     elif function == Smccc.ARCH_WORKAROUND_3:
-        status = _workaround_3()
+        status = speculation.features(2)
     return answer(vcpu, status)
 
 
-# Branch target injection, speculative store bypass, branch history: a CPU that says it is not affected needs no
-# call; for the others there is none here, and the guest should know.
-
-
-@inline
-def _need(unaffected: bool) -> i64:
-    return _UNAFFECTED if unaffected else i64(SmcccStatus.NOT_SUPPORTED)
-
-
-@cold
-def _workaround_1() -> i64:
-    return _need(ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).CSV2 != 0)
-
-
-@cold
-def _workaround_2() -> i64:
-    return _need(ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1).SSBS != 0)
-
-
-@cold
-def _workaround_3() -> i64:
-    history_free = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).CSV2 >= 3
-    return _need(history_free or ID_AA64MMFR1_EL1(sysreg.ID_AA64MMFR1_EL1).ECBHB != 0)
-
-
-@inline
-def _work_around(vcpu: Vcpu, need: i64) -> Outcome:
-    return answer(vcpu, SmcccStatus.SUCCESS if need == _UNAFFECTED else need)
-
-
 def work_around_1(vcpu: Vcpu) -> Outcome:
-    return _work_around(vcpu, _workaround_1())
+    return answer(vcpu, speculation.work_around(0))
 
 
 def work_around_2(vcpu: Vcpu) -> Outcome:
-    return _work_around(vcpu, _workaround_2())
+    return answer(vcpu, speculation.work_around(1))
 
 
 def work_around_3(vcpu: Vcpu) -> Outcome:
-    return _work_around(vcpu, _workaround_3())
+    return answer(vcpu, speculation.work_around(2))
 
 
 # Paravirtualised time.

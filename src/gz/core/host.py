@@ -18,6 +18,7 @@ import gz.core.panic as dying
 import gz.core.power as power
 import gz.core.resident as resident
 import gz.core.simd as simd
+import gz.core.speculation as speculation
 import gz.core.stage2 as stage2
 import gz.core.world as world
 from gz.abi import doorbell
@@ -157,6 +158,7 @@ def prepare_cpu(cpu: Cpu) -> None:
     _grant_features(cpu)
     if ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1).SVE != 0:
         simd.create_host(context)
+    speculation.survey()
     sysreg.VTCR_EL2 = stage2.vtcr()
     sysreg.VTTBR_EL2 = context.vttbr
     sysreg.VPIDR_EL2 = sysreg.MIDR_EL1

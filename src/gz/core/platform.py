@@ -57,6 +57,8 @@ class Machine(Struct):
     guest_count: u32
     host_ich: u64  # ICH_HCR_EL2 while the host runs
     zero_block: u64  # bytes that DC ZVA clears, 0: prohibited
+    vulnerable: u32  # bits by speculation.WORKAROUNDS: some CPU needs it
+    mitigated: u32  # and its firmware has it
     vector_length: u64  # bytes of an SVE vector, 0: no SVE
     cache_line: u64  # bytes, the smallest data cache line
     forces_write_back: u16  # 1: FEAT_S2FWB, so that guests' accesses to memory are all cacheable
