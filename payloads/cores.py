@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import NoReturn
 
-from gz.arm64.insn import isb, yield_
+from gz.arm64.insn import dc, hvc, isb, yield_
+from gz.arm64.psci import Psci
 from gz.arm64.sysreg import sysreg
-from gz.bits import Struct, storage, u64
-from gz.metal import assembly, export, extern, load_acquire, store_release
+from gz.bits import Struct, Va, storage, u64
+from gz.metal import address, assembly, export, extern, load_acquire, read_once, store_release, write_once
 from payloads.secondary import is_there, start_cpu
 
 CPUS_MAX = 4
@@ -36,6 +37,7 @@ class Core(Struct):
     wanted: u64
     """A job's number + 1; 0: nothing to do, the last one is done."""
     result: u64
+    probed: u64
 
 
 CORES = storage(Core, CPUS_MAX)
@@ -61,10 +63,27 @@ def count() -> u64:
     return CPUS_MAX
 
 
-def switch_on(cpu: u64) -> bool:
+def expect(cpu: u64) -> None:
+    """It will be switched on, whoever does it."""
     CORES[cpu].wanted = 1
+
+
+def switch_on(cpu: u64) -> bool:
+    expect(cpu)
     start_cpu(cpu)
     return wait(cpu)
+
+
+def probe(cpu: u64, entry: Va) -> u64:
+    """Switch it on elsewhere, with the address for its answer as context id."""
+    core = CORES[cpu]
+    write_once(core.probed, ~u64(0))
+    dc("civac", address(core.probed))
+    hvc(Psci.CPU_ON_64, cpu, u64(entry), u64(address(core.probed)))
+    end = deadline(_LIMIT)
+    while read_once(core.probed) == ~u64(0) and not passed(end):
+        yield_()
+    return read_once(core.probed)
 
 
 def ask(cpu: u64, number: u64) -> None:

@@ -56,7 +56,8 @@ def exception(esr: u64, elr: u64, far: u64) -> u64:
         fault(esr, elr, far)
     write_once(EXPECTED.esr, esr)
     write_once(EXPECTED.far, far)
-    return elr + 4
+    # A supervisor call's is behind it already.
+    return elr if ESR_EL2(esr).EC == ExceptionClass.SVC64 else elr + 4
 
 
 @export

@@ -118,6 +118,8 @@ def test_firmware_starts_in_flash(host: Host, machine: Map, tmp_path: Path) -> N
     firmware.write_bytes(b"firmware")
     vm, _ = host.run(guest, machine=machine, kernel=None, firmware=str(firmware))
     assert bytes(vm.memory[machine.flash][:9]) == b"firmware\0" and len(vm.memory[machine.flash]) == 2 << 20
+    if machine.variables is not None:
+        assert bytes(vm.memory[machine.variables][:0x4_0000]) == b"\xff" * 0x4_0000
     boot = vm.vcpus[0].registers
     assert (boot[registers.PC], boot[registers.X0]) == (machine.flash, machine.ram)
 

@@ -86,6 +86,9 @@ def test_status_takes_its_steps_in_order(driver: Driver) -> None:
     assert driver.get(Reg.STATUS) == Status.ACKNOWLEDGE
     driver.set(Reg.STATUS, Status.FAILED)
     assert driver.get(Reg.STATUS) == Status.ACKNOWLEDGE | Status.FAILED
+    driver.set(Reg.STATUS, 0)
+    driver.set(Reg.STATUS, Status.DRIVER)
+    assert driver.get(Reg.STATUS) == Status.DRIVER, "U-Boot's second step comes without the first"
 
 
 def test_reset_forgets_everything(driver: Driver) -> None:

@@ -33,6 +33,8 @@ from gz.vmm.virtio.mmio import MmioTransport, Reg
 from gz.vmm.virtio.rng import Entropy
 
 HVC0 = "hvc0"
+ERASED = b"\xff"
+"""What flash holds where nothing was written."""
 UARTS: dict[Uart, type[Pl011 | Uart8250]] = {Uart.PL011: Pl011, Uart.UART_8250: Uart8250}
 
 
@@ -179,6 +181,9 @@ class Machine:
             return self._vm.add_memory(1, base, -(-length // BLOCK_SIZE) * BLOCK_SIZE, Purpose.NONE)
 
         load_firmware(add_flash, self._plan.firmware, self._map.flash_size)
+        if self._map.variables is not None:
+            bank = self._vm.add_memory(2, self._map.variables, BLOCK_SIZE, Purpose.NONE)
+            bank[:] = ERASED * BLOCK_SIZE
         return Layout(base, self._map.ram, self._map.ram)
 
     def _add_gic(self) -> None:

@@ -46,6 +46,8 @@ class Map:
     virtio: int
     """The first virtio-mmio window; number n is n times VIRTIO_SIZE behind it, its SPI `virtio_spi` + n."""
     virtio_spi: int
+    variables: int | None = None
+    """The bank where firmware looks for what it has stored: erased at every start, and it stores nothing."""
 
     def pvmfw(self, memory: int) -> int:
         """Where firmware of a protected VM lies, in PVMFW_SIZE bytes: where Android's is linked to if RAM begins behind
@@ -81,6 +83,7 @@ VIRT = Map(
     rtc_spi=2,
     virtio=0x0A00_0000,
     virtio_spi=16,
+    variables=0x0400_0000,
 )
 """QEMU's `virt` machine (hw/arm/virt.c): what distributions, U-Boot and EDK2 know."""
 

@@ -62,9 +62,9 @@ class Status(IntFlag):
 
 REQUIRES = {
     Status.ACKNOWLEDGE: Status(0),
-    Status.DRIVER: Status.ACKNOWLEDGE,
-    Status.FEATURES_OK: Status.ACKNOWLEDGE | Status.DRIVER,
-    Status.DRIVER_OK: Status.ACKNOWLEDGE | Status.DRIVER | Status.FEATURES_OK,
+    Status.DRIVER: Status(0),  # U-Boot acknowledges before the reset and not again
+    Status.FEATURES_OK: Status.DRIVER,
+    Status.DRIVER_OK: Status.DRIVER | Status.FEATURES_OK,
     Status.FAILED: Status(0),
 }
 """A bit the driver sets, and the bits that have to be there with it (3.1.1)."""

@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Timers, PSCI and exceptions as guests see them, check by check; the bare emulator says that the checks are right."""
+
+from __future__ import annotations
+
+import pytest
+from emulator import bare, failed, guest
+
+
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_on_the_machine(cpus: int) -> None:
+    lines = bare("platform", cpus=cpus)
+    assert lines[0] == f"{cpus} CPUs" and not failed(lines), lines
+
+
+@pytest.mark.parametrize("cpu, cpus", [("cortex-a72", 1), ("max", 1), ("cortex-a76", 2), ("cortex-a76", 4)])
+def test_in_a_guest(cpu: str, cpus: int) -> None:
+    """Random numbers take a CPU that has them."""
+    lines = guest("platform", cpu, cpus)
+    assert lines[0] == f"{cpus} CPUs" and not failed(lines), lines
+    assert ("PASS random numbers" in lines) == (cpu == "max")
+    if cpus > 1:
+        assert [line for line in lines if line.startswith("SKIP")] == ["SKIP random numbers"]
