@@ -252,7 +252,7 @@ def fill(vcpu: Vcpu) -> None:
     gic = vcpu.gic
     waiting = candidates(vcpu, 0) | _active(vcpu, 0)
     hcr: u64 = _ENABLED
-    if vcpu.vm.vgic.busy != 0 or popcount(waiting) > popcount(gic.registers & ~gic.used):
+    if vcpu.vm.vgic.busy != 0 or (waiting != 0 and popcount(waiting) > popcount(gic.registers & ~gic.used)):
         hcr = _choose(vcpu)
     else:
         while waiting != 0:
