@@ -76,11 +76,14 @@ class FakeDriver:
 
     def _svc(self, number: int, file: int, request: int, address: int, *rest: int) -> int:
         assert (number, request) == (IOCTL, device.RUN) and file >= VCPU_0
-        page = RunPage.view(memoryview((ctypes.c_ubyte * RunPage.size).from_address(address)).cast("B"), 0)
         self.runs += 1
+        copy = bytearray(ctypes.string_at(address, RunPage.size))
+        page = RunPage.view(memoryview(copy), 0)
         if page.immediate_exit == 1:
             return -errno.EINTR
-        return self.script.pop(0)(page)
+        status = self.script.pop(0)(page)
+        ctypes.memmove(address, bytes(copy), RunPage.size)
+        return status
 
 
 @pytest.fixture(scope="module")
@@ -168,7 +171,7 @@ def test_a_kick_reaches_the_thread_that_runs(driver: FakeDriver) -> None:
         time.sleep(0.05)
         return -errno.EINTR
 
-    driver.script = [busy]
+    driver.script = [busy, leave(ExitReason.MMIO)]
     results: list[int] = []
     thread = threading.Thread(target=lambda: results.append(vcpu.enter()))
     thread.start()
@@ -176,6 +179,7 @@ def test_a_kick_reaches_the_thread_that_runs(driver: FakeDriver) -> None:
     vcpu.kick()
     thread.join(10)
     assert results == [INTERRUPTED] and driver.runs == 1
+    assert vcpu.enter() == ExitReason.MMIO, "one kick ends one run"
     signal.signal(signal.SIGUSR1, signal.SIG_DFL)
 
 

@@ -91,6 +91,7 @@ class GzvmVcpu:
         self._file = file
         self.again = vm.kernel.runner(file, self.page)
         self._thread: int | None = None
+        self._kicked = False
 
     def enter(self) -> int:
         if self._thread is None:
@@ -98,14 +99,19 @@ class GzvmVcpu:
         return self.settle(self.again())
 
     def settle(self, reason: int) -> int:
-        if reason == -errno.EINTR:
+        while reason == -errno.EINTR:
+            # The driver wrote back the page as it was when RUN began, so what `kick` wrote may be gone, or come yet.
             self.page[IMMEDIATE_EXIT] = 0
-            return INTERRUPTED
+            if self._kicked:
+                self._kicked = False
+                return INTERRUPTED
+            reason = self.again()
         if reason < 0:
             raise DriverError(f"RUN of {device.PATH} failed: {os.strerror(-reason)}")
         return reason
 
     def kick(self) -> None:
+        self._kicked = True
         self.page[IMMEDIATE_EXIT] = 1
         if self._thread is not None:
             with suppress(ProcessLookupError):
