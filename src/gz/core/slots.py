@@ -18,6 +18,7 @@ import gz.core.memory as memory
 import gz.core.pages as pages
 import gz.core.stage2 as stage2
 import gz.core.trace as trace
+import gz.core.vm as vms
 from gz.abi.errors import Error
 from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
 from gz.abi.run import PAGE_SIZE
@@ -127,8 +128,20 @@ def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i
     if slot.page_count != 0 and slot.base == base and slot.page_count == page_count:
         slot.purpose = purpose
         return Error.NO_ERROR
-    if slot.page_count != 0 and _settled(vm, slot):
+    if slot.page_count == 0 or vm.protected == 0:
+        return _place(vm, number, base, page_count, purpose)
+    # A guest that begins to run meanwhile would have heard that the slot is private.
+    if not vms.close(vm):
         return Error.INVALID_ARGS
+    error: i64 = Error.INVALID_ARGS
+    if not _settled(vm, slot):
+        error = _place(vm, number, base, page_count, purpose)
+    vms.open(vm)
+    return error
+
+
+def _place(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i64:
+    slot = vm.slots[number]
     if slot.mapped != 0 or _overlaps(vm, number, base, page_count):
         return Error.INVALID_ARGS
     store_release(slot.page_count, 0)
@@ -141,7 +154,7 @@ def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i
 @inline
 def _settled(vm: Vm, slot: Slot) -> bool:
     """A protected guest relies on it, or it is where the core's firmware goes."""
-    return vm.protected != 0 and (vm.started != 0 or (vm.firmware_size != 0 and _contains(slot, vm.firmware, 1)))
+    return vm.started != 0 or (vm.firmware_size != 0 and _contains(slot, vm.firmware, 1))
 
 
 def private(vm: Vm, base: Ipa, page_count: u64) -> bool:
