@@ -16,7 +16,7 @@ from test_vgic import address
 
 import gz.core.identification as identification
 import gz.core.sysregs as sysregs
-import gz.core.vgic as vgic
+import gz.core.vgic_reset as vgic_reset
 from gz.arm64.syndrome import SysRegTrap, register_iss
 from gz.arm64.sysreg import TABLE
 from gz.core.context import Context
@@ -36,7 +36,7 @@ CORTEX_A72 = {
 
 class Trapped:
     def __init__(self, *roots: Callable[..., Any]) -> None:
-        self.machine = Machine(sysregs.access, vgic.create_distributor, vgic.reset_vcpu, *roots)
+        self.machine = Machine(sysregs.access, vgic_reset.create_distributor, vgic_reset.reset_vcpu, *roots)
         self.jit = self.machine.jit
         self.vm_frame = self.jit.buffer(Vm.size)
         self.frame = self.jit.buffer(4096)
@@ -55,7 +55,7 @@ class Trapped:
         self.vcpu.vm = self.vm_frame.address
         self.vcpu.context.cpu = address(cpu)
         self.vm.vcpus[0] = self.frame.address
-        self.jit.fn(vgic.create_distributor)(self.vm_frame.address, 0x0800_0000, 0x1_0000)
+        self.jit.fn(vgic_reset.create_distributor)(self.vm_frame.address, 0x0800_0000, 0x1_0000)
         self.x = (ctypes.c_uint64 * 31).from_address(self.frame.address + Context.offset("x"))
         self._access = self.jit.raw("gz.core.sysregs.access")
 

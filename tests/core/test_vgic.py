@@ -14,6 +14,7 @@ from gic_model import IDLE_PRIORITY, SPURIOUS, Interface, Model
 import gz.core.list_registers as list_registers
 import gz.core.timer as timer
 import gz.core.vgic as vgic
+import gz.core.vgic_reset as vgic_reset
 from gz.abi.errors import Error
 from gz.core.context import Context
 from gz.core.outcome import Outcome
@@ -30,11 +31,11 @@ class Guest:
 
     def __init__(self) -> None:
         self.machine = Machine(
-            vgic.create_distributor,
-            vgic.create_redistributor,
-            vgic.destroy,
-            vgic.reset,
-            vgic.reset_vcpu,
+            vgic_reset.create_distributor,
+            vgic_reset.create_redistributor,
+            vgic_reset.destroy,
+            vgic_reset.reset,
+            vgic_reset.reset_vcpu,
             vgic.contains,
             vgic.access,
             vgic.irq_line,
@@ -82,10 +83,10 @@ class Guest:
             self.vm.vcpus[i] = frame.address
             self.vcpus.append(vcpu)
             self.at.append(frame.address)
-        assert self.call(vgic.create_distributor, self.vm_at, distributor, 0x1_0000) == Error.NO_ERROR
-        assert self.call(vgic.create_redistributor, self.vm_at, GICR, 0x2_0000) == Error.NO_ERROR
+        assert self.call(vgic_reset.create_distributor, self.vm_at, distributor, 0x1_0000) == Error.NO_ERROR
+        assert self.call(vgic_reset.create_redistributor, self.vm_at, GICR, 0x2_0000) == Error.NO_ERROR
         for i in range(count):
-            self.call(vgic.reset_vcpu, self.at[i])
+            self.call(vgic_reset.reset_vcpu, self.at[i])
         self.model = Model(count)
         self.own = 0
         self.stacks: list[list[int]] = [[] for _ in range(count)]
@@ -517,16 +518,16 @@ def test_irq_line_numbers(machine: Guest) -> None:
 def test_no_distributor(machine: Guest) -> None:
     machine.start()
     machine.leave()
-    machine.call(vgic.destroy, machine.vm_at)
+    machine.call(vgic_reset.destroy, machine.vm_at)
     assert not machine.call(vgic.contains, machine.vm_at, CRV_GICD)
     assert not machine.call(vgic.contains, machine.vm_at, GICR)
     assert machine.call(vgic.irq_line, machine.vm_at, 0, 3, 1) == Error.INVALID_ARGS
     for base, size in ((CRV_GICD + 0x1000, 0x1_0000), (CRV_GICD, 0x1000), ((1 << 64) - 0x1_0000, 0x1_0000)):
-        assert machine.call(vgic.create_distributor, machine.vm_at, base, size) == Error.INVALID_ARGS
+        assert machine.call(vgic_reset.create_distributor, machine.vm_at, base, size) == Error.INVALID_ARGS
     free = machine.machine.free_frames
-    assert machine.call(vgic.create_distributor, machine.vm_at, CRV_GICD, 0x1_0000) == Error.NO_ERROR
-    assert machine.call(vgic.create_distributor, machine.vm_at, CRV_GICD, 0x1_0000) == Error.INVALID_ARGS
-    machine.call(vgic.destroy, machine.vm_at)
+    assert machine.call(vgic_reset.create_distributor, machine.vm_at, CRV_GICD, 0x1_0000) == Error.NO_ERROR
+    assert machine.call(vgic_reset.create_distributor, machine.vm_at, CRV_GICD, 0x1_0000) == Error.INVALID_ARGS
+    machine.call(vgic_reset.destroy, machine.vm_at)
     assert machine.machine.free_frames == free
 
 

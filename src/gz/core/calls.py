@@ -23,6 +23,7 @@ import gz.core.slots as slots
 import gz.core.stage2 as stage2
 import gz.core.trace as trace
 import gz.core.vgic as vgic
+import gz.core.vgic_reset as vgic_reset
 import gz.core.vm as vms
 import gz.core.watching as watching
 from gz.abi.calls import CALL_COUNT, DRIVER_VERSION, SMC32_BASE, SMC64_BIT, Call
@@ -283,9 +284,9 @@ def _create_device(context: Context, vm: Vm) -> i64:
         return Error.INVALID_ARGS
     status: i64 = Error.NOT_SUPPORTED
     if type == DeviceType.VGICV3_DISTRIBUTOR:
-        status = vgic.create_distributor(vm, base, size)
+        status = vgic_reset.create_distributor(vm, base, size)
     elif type == DeviceType.VGICV3_REDISTRIBUTOR:
-        status = vgic.create_redistributor(vm, base, size)
+        status = vgic_reset.create_redistributor(vm, base, size)
     vms.open(vm)
     return status
 

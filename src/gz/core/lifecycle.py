@@ -11,7 +11,7 @@ import gz.core.simd as simd
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
 import gz.core.timer as timer
-import gz.core.vgic as vgic
+import gz.core.vgic_reset as vgic_reset
 import gz.core.vm as vms
 import gz.core.world as world
 from gz.abi.errors import Error
@@ -61,7 +61,7 @@ def create(vm: Vm, index: u32, run_page: Pa) -> i64:
     vcpu.context.vcpu = vcpu
     world.prepare(vcpu.context, stage2.vttbr(vm.stage2), affinity(index) | _MPIDR_RES1)
     vcpu.created = 1
-    vgic.reset_vcpu(vcpu)
+    vgic_reset.reset_vcpu(vcpu)
     timer.reset(vcpu)
     reset(vcpu, u64(vm.firmware) if index == 0 else 0, 0)
     vcpu.power = Power.ON if index == 0 else Power.OFF
@@ -188,7 +188,7 @@ def power_up(vcpu: Vcpu) -> bool:
         return False
     reset(vcpu, vcpu.entry, vcpu.entry_context)
     timer.reset(vcpu)
-    vgic.reset_interface(vcpu)
+    vgic_reset.reset_interface(vcpu)
     store_release(vcpu.power, Power.ON)
     return True
 
@@ -201,4 +201,4 @@ def reset_all(vm: Vm) -> None:
             reset(vcpu, 0, 0)
             timer.reset(vcpu)
             vcpu.power = Power.ON if i == 0 else Power.OFF
-    vgic.reset(vm)
+    vgic_reset.reset(vm)

@@ -14,53 +14,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gz.core.counters as counters
-import gz.core.frames as frames
 import gz.core.kick as kick
 import gz.core.list_registers as list_registers
 import gz.core.lock as lock
-import gz.core.memory as memory
 import gz.core.timer as timer
 import gz.core.vgic_mmio as vgic_mmio
 import gz.core.vm as vms
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
-from gz.arm64.gic import DISTRIBUTOR_SIZE, INTERRUPTS_MAX, PRIVATE_INTERRUPTS, REDISTRIBUTOR_SIZE, SGIS
+from gz.arm64.gic import INTERRUPTS_MAX, PRIVATE_INTERRUPTS
 from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICH_VMCR_EL2
 from gz.arm64.insn import wfi, yield_
 from gz.arm64.sysreg import sysreg
 from gz.bits import Held, Ipa, i64, u32, u64
-from gz.core.interrupts import BANK, SPI_BANKS, Bank, Spis, VcpuGic, Vgic
+from gz.core.interrupts import BANK, Bank, Spis, VcpuGic, Vgic
 from gz.core.outcome import Outcome
-from gz.metal import (
-    address,
-    cold,
-    count_trailing_zeros,
-    held,
-    inline,
-    load_acquire,
-    read_once,
-    releases,
-    store_release,
-    view,
-)
+from gz.metal import cold, count_trailing_zeros, held, inline, load_acquire, read_once, releases, store_release
 
 if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
     from gz.core.vm import Vm
 
 VCPUS = 8  # affinity 0.0.0.index each
-SPI_FRAMES = (Spis.size + frames.FRAME_SIZE - 1) // frames.FRAME_SIZE
-
 #: Vm.quirks: IRQ_LINE numbers from 32 on are INTIDs and not SPI indices (gzvm ABI 3.1).
 QUIRK_INTID = 1 << 0
-#: The map of QEMU's virt machine: its client counts in INTIDs.
-_QEMU_DISTRIBUTOR = 0x0800_0000
 
 #: IROUTER.Interrupt_Routing_Mode
 ROUTE_ANY = 1 << 31
-_EDGE_SGIS = (1 << SGIS) - 1
-_PPIS = 0xFFFF_0000
-_LAST_BANK = (1 << (INTERRUPTS_MAX % BANK)) - 1
 
 _GROUP0, _GROUP1 = 1, 2  # of GICD_CTLR and ICH_VMCR_EL2
 
@@ -97,132 +77,6 @@ def recall(vm: Vm, own: Vcpu | None) -> None:
                 kick.vcpu(target)
                 while load_acquire(target.gic.recall) != 0:
                     yield_()
-
-
-# Creation and reset.
-
-
-def create_distributor(vm: Vm, base: Ipa, size: u64) -> i64:
-    """CREATE_DEVICE.  Vm.lock is held."""
-    gic = vm.vgic
-    if gic.distributor_size != 0 or size < DISTRIBUTOR_SIZE or not _placed(base, size):
-        return Error.INVALID_ARGS
-    run = frames.allocate_run(SPI_FRAMES)
-    if run == 0:
-        return Error.NO_MEMORY
-    gic.spis = view(Spis, memory.va(run))
-    gic.distributor = base
-    gic.distributor_size = DISTRIBUTOR_SIZE
-    if base == _QEMU_DISTRIBUTOR:
-        vm.quirks |= QUIRK_INTID
-    reset(vm)
-    return Error.NO_ERROR
-
-
-def create_redistributor(vm: Vm, base: Ipa, size: u64) -> i64:
-    """CREATE_DEVICE: the first frame; those of the other vCPUs follow.  Vm.lock is held."""
-    gic = vm.vgic
-    if gic.redistributor_exists != 0 or size < REDISTRIBUTOR_SIZE:
-        return Error.INVALID_ARGS
-    if not _placed(base, VCPUS * REDISTRIBUTOR_SIZE):
-        return Error.INVALID_ARGS
-    gic.redistributors = base
-    gic.redistributor_exists = 1
-    gic.redistributor_size = u64(gic.redistributor_count) * REDISTRIBUTOR_SIZE
-    return Error.NO_ERROR
-
-
-@inline
-def _placed(base: Ipa, size: u64) -> bool:
-    return u64(base) % DISTRIBUTOR_SIZE == 0 and u64(base) + size > u64(base)
-
-
-def destroy(vm: Vm) -> None:
-    """The VM ends and has no vCPU: its frames go back."""
-    gic = vm.vgic
-    spis = gic.spis
-    if spis is not None:
-        frames.free_run(memory.pa(address(spis)), SPI_FRAMES)
-        gic.spis = None
-    gic.distributor_size = 0
-    gic.redistributor_exists = 0
-    gic.redistributor_size = 0
-    gic.redistributor_count = 0
-
-
-def reset(vm: Vm) -> None:
-    """Distributor, SPIs and every vCPU as after power-on.  No vCPU of the VM runs."""
-    gic = vm.vgic
-    gic.control = 0
-    gic.busy = 0
-    spis = gic.spis
-    if spis is not None:
-        for i in range(SPI_BANKS):
-            valid = ~u32(0)
-            if i == SPI_BANKS - 1:
-                valid = u32(_LAST_BANK)
-            _clear(spis.banks[i], valid)
-            spis.banks[i].configurable = valid
-        for i in range(SPI_BANKS * BANK):
-            spis.routes[i] = 0
-    for i in range(VCPUS):
-        vcpu = vm.vcpus[i]
-        if vcpu is not None:
-            reset_vcpu(vcpu)
-
-
-def reset_vcpu(vcpu: Vcpu) -> None:
-    """Redistributor and CPU interface as after power-on; new or not, the vCPU doesn't run.
-
-    Its frame is there from now on, and SPIs routed to its affinity reach it.
-    """
-    gic = vcpu.gic
-    _clear(gic.private, ~u32(0))
-    gic.private.edge = _EDGE_SGIS
-    gic.private.tracked = _PPIS
-    gic.sleep = 1
-    gic.used = 0
-    gic.dirty = 0
-    gic.stale = 0
-    gic.announce = 0
-    reset_interface(vcpu)
-    shared = vcpu.vm.vgic
-    shared.redistributor_count = max(shared.redistributor_count, vcpu.index + 1)
-    if shared.redistributor_exists != 0:
-        shared.redistributor_size = u64(shared.redistributor_count) * REDISTRIBUTOR_SIZE
-    spis = shared.spis
-    if spis is not None:
-        for number in range(SPI_BANKS):
-            here: u32 = 0
-            for n in range(BANK):
-                here |= u32(spis.routes[number * BANK + n] == vcpu.index) << u32(n)
-            gic.routed[number + 1] = here
-
-
-def reset_interface(vcpu: Vcpu) -> None:
-    """The CPU interface alone: what PSCI CPU_ON resets."""
-    gic = vcpu.gic
-    gic.vmcr = 0
-    for i in range(4):
-        gic.ap0r[i] = 0
-        gic.ap1r[i] = 0
-
-
-def _clear(bank: Bank, valid: u32) -> None:
-    bank.enabled = 0
-    bank.group1 = 0
-    bank.edge = 0
-    bank.latch = 0
-    bank.line = 0
-    bank.tracked = 0
-    bank.active = 0
-    bank.listed = 0
-    bank.any = 0
-    bank.valid = valid
-    bank.configurable = 0
-    for i in range(BANK):
-        bank.priority[i] = 0
-        bank.owner[i] = 0
 
 
 # What is pending.

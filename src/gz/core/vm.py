@@ -9,7 +9,7 @@ import gz.core.frames as frames
 import gz.core.lock as lock
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
-import gz.core.vgic as vgic
+import gz.core.vgic_reset as vgic_reset
 from gz.abi.calls import VCPUS_MAX
 from gz.abi.errors import Error
 from gz.abi.memory import SLOTS_MAX
@@ -194,7 +194,7 @@ def _reset(vm: Vm) -> None:
     vm.frame_count = 0
     vm.dtb = Ipa(0)
     vm.dtb_size = 0
-    vgic.reset(vm)
+    vgic_reset.reset(vm)
 
 
 def end(vm: Vm, budget: u64) -> bool:
@@ -205,7 +205,7 @@ def end(vm: Vm, budget: u64) -> bool:
     """
     if not slots.give_back(vm, budget):
         return False
-    vgic.destroy(vm)
+    vgic_reset.destroy(vm)
     if vm.guard != 0:
         frames.free(vm.guard)
     if vm.stolen != 0:
