@@ -18,7 +18,7 @@ from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.device import IoeventfdFlag, IrqfdFlag, IrqType
 from gz.abi.devices import DeviceType
 from gz.abi.errors import Error
-from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent
+from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent, Watch
 from gz.abi.guest import PtpCounter, VendorCall, VendorStatus
 from gz.abi.memory import Purpose
 
@@ -33,6 +33,7 @@ GUEST = "tests/core/test_guest_calls.py"
 PROTECTED = "tests/core/test_protected.py"
 FIRMWARE = "tests/core/test_firmware.py"
 VM = "tests/driver/test_vm.py"
+WATCHED = "payloads/watched.py"
 DRIVER = "payloads/driver.py"
 """Plays the generations of the kernel's driver; tests/payloads/test_driver.py looks at what it saw."""
 
@@ -85,6 +86,10 @@ PLAYED: tuple[tuple[Any, ...], ...] = (
     (ExitReason.IDLE, DRIVER, "run"),
     (ExitReason.IPI, DRIVER, "run"),
     (ExceptionCode.PAGE_FAULT, DRIVER, "run"),
+    *((code, "tests/payloads/test_exceptions.py", "HEARD") for code in ExceptionCode if 1 < code < 6),
+    *((kind, WATCHED, "ALL") for kind in Watch),
+    (Capability.WATCH_EXCEPTIONS, WATCHED, "watch"),
+    (ExitReason.DEBUG, WATCHED, "serve"),
     (SystemEvent.SHUTDOWN, DRIVER, "event"),
     (SystemEvent.RESET, DRIVER, "event"),
     (SystemEvent.CRASH, EXITS, "test_system_event"),
@@ -121,10 +126,10 @@ NOT_PLAYED: tuple[tuple[IntEnum | IntFlag, str], ...] = (
     (Capability.GPA_SIZE, ANSWERED_ABOVE),
     (Error.FAULT, "inside the core: a page that the host has to supply first"),
     (ExitReason.UNKNOWN, NEVER_LEFT),
-    (ExitReason.DEBUG, NEVER_LEFT),
     (ExitReason.INTERNAL_ERROR, NEVER_LEFT),
     (ExitReason.SHUTDOWN, NEVER_LEFT),
     (ExceptionCode.UNKNOWN, NEVER_LEFT),
+    (ExceptionCode.SERROR, "nothing on the emulated machine makes an SError"),
     (SystemEvent.WAKEUP, NEVER_LEFT),
     (SystemEvent.SUSPEND, NEVER_LEFT),
     (SystemEvent.SEV_TERM, NEVER_LEFT),
@@ -156,12 +161,14 @@ def key(number: IntEnum | IntFlag) -> tuple[type, str]:
 
 
 def function(file: str, name: str) -> str:
-    """Its source with its decorators; LookupError if the file has no such function."""
+    """Its source, or that of a constant; LookupError if the file has neither."""
     text = (ROOT / file).read_text()
     for node in ast.walk(ast.parse(text)):
         if isinstance(node, ast.FunctionDef) and node.name == name:
             first = min(part.lineno for part in (node, *node.decorator_list))
             return "\n".join(text.splitlines()[first - 1 : node.end_lineno])
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
+            return ast.unparse(node)
     raise LookupError(f"{file} has no {name}")
 
 
@@ -179,9 +186,7 @@ def test_its_test_names_it(row: tuple[Any, ...]) -> None:
     assert any(way.lower() in text.lower() for way in ways), f"{name} does not mention {ways[0]}"
 
 
-@pytest.mark.parametrize(
-    "reason", [ExitReason.UNKNOWN, ExitReason.DEBUG, ExitReason.INTERNAL_ERROR, ExitReason.SHUTDOWN]
-)
+@pytest.mark.parametrize("reason", [ExitReason.UNKNOWN, ExitReason.INTERNAL_ERROR, ExitReason.SHUTDOWN])
 def test_what_the_core_never_says_is_not_in_it(reason: ExitReason) -> None:
     assert not [
         path.name for path in (ROOT / "src/gz/core").glob("*.py") if f"ExitReason.{reason.name}" in path.read_text()
