@@ -14,7 +14,6 @@ import gz.core.advance as advance
 import gz.core.exits as exits
 import gz.core.kick as kick
 import gz.core.lifecycle as lifecycle
-import gz.core.lock as lock
 import gz.core.memory as memory
 import gz.core.one_reg as one_reg
 import gz.core.pages as pages
@@ -35,7 +34,7 @@ from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.smccc import SmcccStatus
 from gz.arm64.sysreg import sysreg
-from gz.bits import Ipa, Pa, function_table, i64, table, u8, u32, u64
+from gz.bits import Held, Ipa, Pa, function_table, i64, table, u8, u32, u64
 from gz.core.context import Context
 from gz.core.firmware import firmware
 from gz.core.trace import Event
@@ -52,7 +51,7 @@ _AGAIN = 1
 
 #: Calls that name no VM, and those that do; the VM's lock is held for the latter.
 HostCall = Callable[[Context], i64]
-VmCall = Callable[[Context, Vm], i64]
+VmCall = Callable[[Context, Held[Vm]], i64]
 
 
 def hypercall(context: Context, doorbell: bool) -> Context:
@@ -116,12 +115,12 @@ def _dispatch(context: Context, index: u64) -> i64:
     vm = vms.find(vmid)
     if vm is None:
         return Error.INVALID_ARGS
-    lock.acquire(vm.lock)
+    locked = slots.acquire_for_host(vm)
     status: i64 = Error.INVALID_ARGS
     used = load_acquire(vm.used)
     if used == vms.LIVE or (used == vms.ENDING and index == Call.DESTROY_VM):
-        status = VM_CALLS[index](context, vm)
-    lock.release(vm.lock)
+        status = VM_CALLS[index](context, locked)
+    slots.release(locked)
     return status
 
 
@@ -152,7 +151,7 @@ def _create_vm(context: Context) -> i64:
     return status
 
 
-def _destroy_vm(context: Context, vm: Vm) -> i64:
+def _destroy_vm(context: Context, vm: Held[Vm]) -> i64:
     """x2: pages to deal with in this call, 0: all.
 
     BUSY: not done, call again; never for a caller that says all.
@@ -179,7 +178,7 @@ def _destroy_vm(context: Context, vm: Vm) -> i64:
     return Error.NO_ERROR
 
 
-def _create_vcpu(context: Context, vm: Vm) -> i64:
+def _create_vcpu(context: Context, vm: Held[Vm]) -> i64:
     index = context.x[1] & 0xFFFF
     run_page = Pa(context.x[2])
     if index >= VCPU_COUNT_MAX or vm.vcpus[index] is not None or not pages.share(run_page, _RUN_PAGES):
@@ -190,7 +189,7 @@ def _create_vcpu(context: Context, vm: Vm) -> i64:
     return status
 
 
-def _destroy_vcpu(context: Context, vm: Vm) -> i64:
+def _destroy_vcpu(context: Context, vm: Held[Vm]) -> i64:
     """BUSY while any vCPU of the VM runs: those that run may look at this one."""
     vcpu = _vcpu(context, vm)
     if vcpu is None:
@@ -203,7 +202,7 @@ def _destroy_vcpu(context: Context, vm: Vm) -> i64:
     return Error.NO_ERROR
 
 
-def _destroy(vm: Vm, vcpu: Vcpu) -> None:
+def _destroy(vm: Held[Vm], vcpu: Vcpu) -> None:
     run_page = vcpu.run_page
     status = lifecycle.destroy(vm, vcpu.index)
     assert status == Error.NO_ERROR, "a vCPU of a closed VM runs"
@@ -225,7 +224,7 @@ def _vcpu(context: Context, vm: Vm) -> Vcpu | None:
     return vm.vcpus[index]
 
 
-def _set_memregion(context: Context, vm: Vm) -> i64:
+def _set_memregion(context: Context, vm: Held[Vm]) -> i64:
     buffer = Pa(context.x[3])
     if context.x[2] != REGION_BUFFER_SIZE or not pages.share(buffer, _BUFFER_PAGES):
         return Error.INVALID_ARGS
@@ -234,26 +233,26 @@ def _set_memregion(context: Context, vm: Vm) -> i64:
     return status
 
 
-def _memregion_purpose(context: Context, vm: Vm) -> i64:
+def _memregion_purpose(context: Context, vm: Held[Vm]) -> i64:
     return slots.announce(vm, Ipa(context.x[2]), context.x[3], context.x[4])
 
 
-def _map_guest(context: Context, vm: Vm) -> i64:
+def _map_guest(context: Context, vm: Held[Vm]) -> i64:
     return slots.map_pages(vm, context.x[2], context.x[3], context.x[4], context.x[5])
 
 
-def _map_guest_block(context: Context, vm: Vm) -> i64:
+def _map_guest_block(context: Context, vm: Held[Vm]) -> i64:
     return slots.map_block(vm, context.x[2], context.x[3], context.x[4])
 
 
-def _set_one_reg(context: Context, vm: Vm) -> i64:
+def _set_one_reg(context: Context, vm: Held[Vm]) -> i64:
     vcpu = _vcpu(context, vm)
     if vcpu is None:
         return Error.INVALID_ARGS
     return one_reg.write(vcpu, context.x[2], context.x[3])
 
 
-def _get_one_reg(context: Context, vm: Vm) -> i64:
+def _get_one_reg(context: Context, vm: Held[Vm]) -> i64:
     vcpu = _vcpu(context, vm)
     if vcpu is None:
         return Error.INVALID_ARGS
@@ -263,7 +262,7 @@ def _get_one_reg(context: Context, vm: Vm) -> i64:
     return status
 
 
-def _create_device(context: Context, vm: Vm) -> i64:
+def _create_device(context: Context, vm: Held[Vm]) -> i64:
     """x2: a request that does not cross a page."""
     at = context.x[2]
     page = Pa(at & ~u64(PAGE_SIZE - 1))
@@ -291,7 +290,7 @@ def _create_device(context: Context, vm: Vm) -> i64:
     return status
 
 
-def _inform_exit(context: Context, vm: Vm) -> i64:
+def _inform_exit(context: Context, vm: Held[Vm]) -> i64:
     """The vCPU that this CPU ran last goes back to its thread without the VMM having seen its exit."""
     last = vm.last_run[context.cpu.index]
     if last != 0:
@@ -301,13 +300,13 @@ def _inform_exit(context: Context, vm: Vm) -> i64:
     return Error.NO_ERROR
 
 
-def _set_dtb_config(context: Context, vm: Vm) -> i64:
+def _set_dtb_config(context: Context, vm: Held[Vm]) -> i64:
     vm.dtb = Ipa(context.x[2])
     vm.dtb_size = context.x[3]
     return Error.NO_ERROR
 
 
-def _get_statistics(context: Context, vm: Vm) -> i64:
+def _get_statistics(context: Context, vm: Held[Vm]) -> i64:
     """x1: bytes that the core spends on the VM; x2: bytes that host and guest both reach."""
     context.x[1] = (vm.frame_count + vm.stage2.frames) * PAGE_SIZE
     context.x[2] = (vm.lent_count - vm.private_count) * PAGE_SIZE
@@ -326,7 +325,7 @@ def _query(context: Context) -> i64:
     return Error.NO_ERROR
 
 
-def _enable_cap(context: Context, vm: Vm) -> i64:
+def _enable_cap(context: Context, vm: Held[Vm]) -> i64:
     capability = context.x[2]
     if capability == Capability.DEMAND_PAGING:
         vm.capabilities |= vms.PAGING
@@ -348,7 +347,7 @@ def _enable_cap(context: Context, vm: Vm) -> i64:
     return Error.NO_ERROR
 
 
-def _enable_protection(context: Context, vm: Vm) -> i64:
+def _enable_protection(context: Context, vm: Held[Vm]) -> i64:
     answer: u64 = 0
     status: i64 = Error.NOT_SUPPORTED
     if context.x[3] == ProtectedVm.PROTECT:
@@ -363,7 +362,7 @@ def _enable_protection(context: Context, vm: Vm) -> i64:
     return status
 
 
-def _enable_block_paging(vm: Vm, granule: u64, mailbox: Pa) -> i64:
+def _enable_block_paging(vm: Held[Vm], granule: u64, mailbox: Pa) -> i64:
     """The mailbox stays shared with the core until the VM ends or names another one."""
     if granule != BLOCK_SIZE or not pages.share(mailbox, 1):
         return Error.INVALID_ARGS
@@ -379,7 +378,7 @@ def _none(context: Context) -> i64:
     return Error.NOT_IMPLEMENTED
 
 
-def _no_vm_call(context: Context, vm: Vm) -> i64:
+def _no_vm_call(context: Context, vm: Held[Vm]) -> i64:
     return Error.NOT_IMPLEMENTED
 
 

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import gz.core.lock as lock
 import gz.core.memory as memory
 from gz.arm64.descriptors import PAGE_SHIFT
-from gz.bits import Array, Ipa, Struct, array, u64
+from gz.bits import Array, Held, Ipa, Struct, array, u64
 from gz.core.lock import Lock
-from gz.metal import inline, view
+from gz.metal import held, inline, releases, view
 
 if TYPE_CHECKING:
     from gz.core.vm import Vm
@@ -32,19 +32,26 @@ class Guard(Struct):
 
 
 @inline
-def _of(vm: Vm) -> Guard:
-    return view(Guard, memory.va(vm.guard))
+def _acquire(vm: Vm) -> Held[Guard]:
+    guard = view(Guard, memory.va(vm.guard))
+    lock.acquire(guard.lock)
+    return held(guard)
+
+
+@inline
+@releases
+def _release(guard: Held[Guard]) -> None:
+    lock.release(guard.lock)
 
 
 def permits(vm: Vm, ipa: Ipa) -> bool:
-    guard = _of(vm)
-    lock.acquire(guard.lock)
+    guard = _acquire(vm)
     found = _find(guard, u64(ipa) >> PAGE_SHIFT) != WINDOWS_MAX
-    lock.release(guard.lock)
+    _release(guard)
     return found
 
 
-def _find(guard: Guard, page: u64) -> u64:
+def _find(guard: Held[Guard], page: u64) -> u64:
     """The window with this page, or WINDOWS_MAX."""
     for i in range(guard.window_count):
         window = guard.windows[i]
@@ -55,15 +62,14 @@ def _find(guard: Guard, page: u64) -> u64:
 
 def permit(vm: Vm, ipa: Ipa) -> bool:
     """Accesses to this page go to the VMM. False: there are too many windows."""
-    guard = _of(vm)
     page = u64(ipa) >> PAGE_SHIFT
-    lock.acquire(guard.lock)
+    guard = _acquire(vm)
     done = _find(guard, page) != WINDOWS_MAX or _permit(guard, page)
-    lock.release(guard.lock)
+    _release(guard)
     return done
 
 
-def _permit(guard: Guard, page: u64) -> bool:
+def _permit(guard: Held[Guard], page: u64) -> bool:
     for i in range(guard.window_count):
         window = guard.windows[i]
         if window.first + window.count == page:
@@ -76,7 +82,7 @@ def _permit(guard: Guard, page: u64) -> bool:
     return _add(guard, page, 1)
 
 
-def _add(guard: Guard, first: u64, count: u64) -> bool:
+def _add(guard: Held[Guard], first: u64, count: u64) -> bool:
     if guard.window_count == WINDOWS_MAX:
         return False
     window = guard.windows[guard.window_count]
@@ -88,16 +94,15 @@ def _add(guard: Guard, first: u64, count: u64) -> bool:
 
 def refuse(vm: Vm, ipa: Ipa) -> bool:
     """Accesses to this page fault. False: there are too many windows."""
-    guard = _of(vm)
     page = u64(ipa) >> PAGE_SHIFT
-    lock.acquire(guard.lock)
+    guard = _acquire(vm)
     index = _find(guard, page)
     done = index == WINDOWS_MAX or _refuse(guard, index, page)
-    lock.release(guard.lock)
+    _release(guard)
     return done
 
 
-def _refuse(guard: Guard, index: u64, page: u64) -> bool:
+def _refuse(guard: Held[Guard], index: u64, page: u64) -> bool:
     window = guard.windows[index]
     before = page - window.first
     behind = window.count - before - 1

@@ -13,36 +13,48 @@ import gz.core.lock as lock
 import gz.core.stage2 as stage2
 from gz.arm64.descriptors import BLOCK_SHIFT, PAGE_SHIFT, VALID
 from gz.arm64.insn import dsb, isb
-from gz.bits import Ipa, Pa, storage, u64
+from gz.bits import Held, Ipa, Pa, storage, u64
 from gz.core.lock import Lock
 from gz.core.stage2 import Stage2
-from gz.metal import peek64, poke64
+from gz.metal import held, inline, peek64, poke64, releases
 
 HOST = storage(Stage2)
 #: Held while an entry changes: whoever has it sees no half of a break-before-make.
 changing = storage(Lock)
 
 
+@inline
+def _acquire() -> Held[Lock]:
+    lock.acquire(changing)
+    return held(changing)
+
+
+@inline
+@releases
+def _release(locked: Held[Lock]) -> None:
+    lock.release(locked)
+
+
 def prepare(base: Pa, size: u64) -> bool:
     """Room in the tables for a change of these bytes; nothing changes for the host. False: no frames."""
     if u64(base) >= stage2.limit():
         return False
-    lock.acquire(changing)
+    locked = _acquire()
     done = stage2.refine(HOST, Ipa(u64(base)), BLOCK_SHIFT if size >> BLOCK_SHIFT != 0 else PAGE_SHIFT)
     if done:
         entry, _ = stage2.find(HOST, Ipa(u64(base)))
         descriptor = peek64(entry)
         if descriptor & VALID != 0:
             poke64(entry, descriptor | stage2.PREPARED)
-    lock.release(changing)
+    _release(locked)
     return done
 
 
 def withdraw(base: Pa, size: u64) -> None:
     """The host finds nothing there any more, once `forget` has been called."""
-    lock.acquire(changing)
-    _fill(base, size, False)
-    lock.release(changing)
+    locked = _acquire()
+    _fill(locked, base, size, False)
+    _release(locked)
 
 
 def forget() -> None:
@@ -52,32 +64,32 @@ def forget() -> None:
 
 def give(base: Pa, size: u64) -> None:
     """The host finds the memory itself there again, in blocks as large as before."""
-    lock.acquire(changing)
-    _fill(base, size, True)
+    locked = _acquire()
+    _fill(locked, base, size, True)
     dsb("ishst")
     isb()
     stage2.merge(HOST, Ipa(u64(base)))
-    lock.release(changing)
+    _release(locked)
 
 
 def merge(base: Pa) -> None:
     """Undo `prepare`."""
-    lock.acquire(changing)
+    locked = _acquire()
     entry, _ = stage2.find(HOST, Ipa(u64(base)))
     poke64(entry, peek64(entry) & ~u64(stage2.PREPARED))
     stage2.merge(HOST, Ipa(u64(base)))
-    lock.release(changing)
+    _release(locked)
 
 
 def has(ipa: Ipa) -> bool:
     """A translation, while none is being changed."""
-    lock.acquire(changing)
+    locked = _acquire()
     descriptor, _ = stage2.walk(HOST, ipa)
-    lock.release(changing)
+    _release(locked)
     return descriptor & VALID != 0
 
 
-def _fill(base: Pa, size: u64, mapped: bool) -> None:
+def _fill(_: Held[Lock], base: Pa, size: u64, mapped: bool) -> None:
     at = Ipa(u64(base))
     end = at + size
     while at < end:

@@ -22,7 +22,7 @@ from gz.arm64.descriptors import PAGE_SHIFT
 from gz.arm64.insn import dmb
 from gz.arm64.registers import SCTLR_EL1_RES1
 from gz.arm64.sysreg import SysRegs
-from gz.bits import Ipa, Pa, i64, u32, u64
+from gz.bits import Held, Ipa, Pa, i64, u32, u64
 from gz.core.context import EL1_REGISTERS, KEY_REGISTERS
 from gz.core.firmware import firmware
 from gz.core.platform import machine
@@ -43,8 +43,8 @@ def affinity(index: u32) -> u64:
     return u64(index & 15) | u64(index >> 4) << 8
 
 
-def create(vm: Vm, index: u32, run_page: Pa) -> i64:
-    """The VM's lock is held; the caller has checked `run_page` and that the index is free."""
+def create(vm: Held[Vm], index: u32, run_page: Pa) -> i64:
+    """The caller has checked `run_page` and that the index is free."""
     if index >= VCPU_COUNT_MAX or vm.vcpus[index] is not None:
         return Error.INVALID_ARGS
     if index == 0 and vm.protected != 0 and vm.started != 0:  # it would start where the host wants
@@ -78,8 +78,8 @@ def _frames() -> u64:
     return VCPU_FRAMES + simd.frame_count()
 
 
-def destroy(vm: Vm, index: u32) -> i64:
-    """The VM's lock is held.  A vCPU that runs is not torn from under its CPU."""
+def destroy(vm: Held[Vm], index: u32) -> i64:
+    """A vCPU that runs is not torn from under its CPU."""
     if index >= VCPU_COUNT_MAX:
         return Error.INVALID_ARGS
     vcpu = vm.vcpus[index]
@@ -120,8 +120,8 @@ def _reset_rest(vcpu: Vcpu, entry: u64) -> None:
     vcpu.access.active = 0
 
 
-def protect(vm: Vm) -> i64:
-    """With the VM's lock: from its first page and instruction on, or not at all (INVALID_ARGS).
+def protect(vm: Held[Vm]) -> i64:
+    """From its first page and instruction on, or not at all (INVALID_ARGS).
 
     Of what the host has set, PC and the first registers of the boot vCPU stay: the arguments of a program.
     """
@@ -134,7 +134,7 @@ def protect(vm: Vm) -> i64:
     return status
 
 
-def _protect(vm: Vm) -> i64:
+def _protect(vm: Held[Vm]) -> i64:
     if vm.started != 0 or vm.lent_count != 0:
         return Error.INVALID_ARGS
     frame = frames.allocate()
@@ -155,8 +155,8 @@ def _protect(vm: Vm) -> i64:
     return Error.NO_ERROR
 
 
-def load_firmware(vm: Vm, entry: Ipa) -> i64:
-    """With the VM's lock: the VM is protected from now on and its boot vCPU starts at `entry`, where a slot for
+def load_firmware(vm: Held[Vm], entry: Ipa) -> i64:
+    """The VM is protected from now on and its boot vCPU starts at `entry`, where a slot for
     firmware has room for the core's.
     """
     size = firmware.size

@@ -10,24 +10,9 @@ from __future__ import annotations
 from enum import IntEnum
 
 import gz.core.lock as lock
-from gz.bits import (
-    Array,
-    Pa,
-    Register,
-    Struct,
-    Va,
-    array,
-    enumeration,
-    field,
-    storage,
-    table,
-    u8,
-    u16,
-    u32,
-    u64,
-)
+from gz.bits import Array, Held, Pa, Register, Struct, Va, array, enumeration, field, storage, table, u8, u16, u32, u64
 from gz.core.lock import Lock
-from gz.metal import inline, peek16, peek64, poke16, poke64, unroll
+from gz.metal import held, inline, peek16, peek64, poke16, poke64, releases, unroll
 
 PAGE_SHIFT = 12
 BANK_COUNT_MAX = 16
@@ -218,13 +203,25 @@ def _step(transition: Transition, before: u16, guest: u32) -> u32:
     return u32(row.after) | count << 4 | named << 8
 
 
+@inline
+def _acquire() -> Held[Ownership]:
+    lock.acquire(ownership.lock)
+    return held(ownership)
+
+
+@inline
+@releases
+def _release(owned: Held[Ownership]) -> None:
+    lock.release(owned.lock)
+
+
 def _change(transition: Transition, base: Pa, count: u64, guest: u32) -> bool:
     """All of the pages or none. Equal entries, the usual case, go many at a time."""
     first = _locate(base, count)
     if first == 0:
         return False
     end = first + 2 * count
-    lock.acquire(ownership.lock)
+    owned = _acquire()
     before = peek16(first)
     after = _step(transition, before, guest)
     legal = after != _ILLEGAL
@@ -233,8 +230,8 @@ def _change(transition: Transition, base: Pa, count: u64, guest: u32) -> bool:
     elif legal and _are(first, end, u64(before) * _REPEAT):
         _fill(first, end, u64(after) * _REPEAT)
     elif legal:
-        legal = _change_each(transition, first, end, guest)
-    lock.release(ownership.lock)
+        legal = _change_each(owned, transition, first, end, guest)
+    _release(owned)
     return legal
 
 
@@ -273,7 +270,7 @@ def _fill(first: Va, end: Va, entries: u64) -> None:
             at = at + 2
 
 
-def _change_each(transition: Transition, first: Va, end: Va, guest: u32) -> bool:
+def _change_each(_: Held[Ownership], transition: Transition, first: Va, end: Va, guest: u32) -> bool:
     at = first
     while at < end:
         if _step(transition, peek16(at), guest) == _ILLEGAL:

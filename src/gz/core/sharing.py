@@ -4,12 +4,11 @@
 from __future__ import annotations
 
 import gz.core.host_memory as host_memory
-import gz.core.lock as lock
 import gz.core.pages as pages
 import gz.core.slots as slots
 from gz.abi.errors import Error
 from gz.abi.run import PAGE_SIZE
-from gz.bits import Ipa, Pa, i64, u64
+from gz.bits import Held, Ipa, Pa, i64, u64
 from gz.core.vcpu import Vcpu
 from gz.core.vm import Vm
 
@@ -18,22 +17,20 @@ PAGES_MAX = 512  # in one call, which tells how many they were
 
 def show(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
     """Of adjacent private pages: what stopped it, and how many the host can see now. FAULT: one is not there yet."""
-    vm = vcpu.vm
-    slots.acquire(vcpu)
+    vm = slots.acquire(vcpu)
     done: u64 = 0
     error: i64 = Error.NO_ERROR
     while error == Error.NO_ERROR and done < min(count, PAGES_MAX):
         error = _show(vm, ipa + done * PAGE_SIZE)
         if error == Error.NO_ERROR:
             done += 1
-    lock.release(vm.lock)
+    slots.release(vm)
     return error, done
 
 
 def hide(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
     """The same for pages that the host shall not see any more; when this returns it does not."""
-    vm = vcpu.vm
-    slots.acquire(vcpu)
+    vm = slots.acquire(vcpu)
     done: u64 = 0
     error: i64 = Error.NO_ERROR
     while error == Error.NO_ERROR and done < min(count, PAGES_MAX):
@@ -42,11 +39,11 @@ def hide(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
             done += 1
     if done != 0:
         host_memory.forget()
-    lock.release(vm.lock)
+    slots.release(vm)
     return error, done
 
 
-def _page(vm: Vm, ipa: Ipa) -> tuple[i64, Pa]:
+def _page(vm: Held[Vm], ipa: Ipa) -> tuple[i64, Pa]:
     """A page of memory that begins private."""
     slot = slots.find(vm, ipa)
     if slot is None or not slots.is_private(vm, slot):
@@ -55,7 +52,7 @@ def _page(vm: Vm, ipa: Ipa) -> tuple[i64, Pa]:
     return Error.FAULT if page == 0 else i64(Error.NO_ERROR), page
 
 
-def _show(vm: Vm, ipa: Ipa) -> i64:
+def _show(vm: Held[Vm], ipa: Ipa) -> i64:
     error, page = _page(vm, ipa)
     if error != Error.NO_ERROR:
         return error
@@ -69,7 +66,7 @@ def _show(vm: Vm, ipa: Ipa) -> i64:
     return Error.NO_ERROR
 
 
-def _hide(vm: Vm, ipa: Ipa) -> i64:
+def _hide(vm: Held[Vm], ipa: Ipa) -> i64:
     error, page = _page(vm, ipa)
     if error != Error.NO_ERROR:
         return error

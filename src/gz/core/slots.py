@@ -24,10 +24,22 @@ from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent,
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.descriptors import PAGE_SHIFT, VALID
 from gz.arm64.stolen_time import WINDOW_SIZE
-from gz.bits import Array, Ipa, Pa, Struct, Va, i64, u32, u64
+from gz.bits import Array, Held, Ipa, Pa, Struct, Va, i64, u32, u64
 from gz.core.platform import machine
 from gz.core.trace import Event
-from gz.metal import inline, load_acquire, peek64, poke64, popcount, read_once, store_release, unroll, view
+from gz.metal import (
+    held,
+    inline,
+    load_acquire,
+    peek64,
+    poke64,
+    popcount,
+    read_once,
+    releases,
+    store_release,
+    unroll,
+    view,
+)
 
 if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
@@ -76,7 +88,7 @@ def _in_range(base: Ipa, size: u64) -> bool:
     return stage2.in_range(base, size) and base + size <= stolen_time()
 
 
-def announce(vm: Vm, base: Ipa, size: u64, purpose: u64) -> i64:
+def announce(vm: Held[Vm], base: Ipa, size: u64, purpose: u64) -> i64:
     if not _in_range(base, size) or purpose > Purpose.STATIC_SWIOTLB or popcount(purpose) > 1:
         return Error.INVALID_ARGS
     announced = vm.announced
@@ -88,7 +100,7 @@ def announce(vm: Vm, base: Ipa, size: u64, purpose: u64) -> i64:
     return Error.NO_ERROR
 
 
-def set_region(vm: Vm, buffer: Pa) -> i64:
+def set_region(vm: Held[Vm], buffer: Pa) -> i64:
     """SET_MEMREGION; `buffer` is two pages shared with the core.
 
     The call after an announcement declares the slot.
@@ -120,7 +132,7 @@ def set_region(vm: Vm, buffer: Pa) -> i64:
     return _populate(vm, slot, buffer, base, total, count)
 
 
-def _declare(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i64:
+def _declare(vm: Held[Vm], number: u32, base: Ipa, page_count: u64, purpose: u64) -> i64:
     """A slot may be declared again as it is, and as another one while it is empty."""
     slot = vm.slots[number]
     if slot.page_count != 0 and vm.protected != 0 and slot.purpose != purpose:
@@ -190,7 +202,7 @@ def _contains(slot: Slot, base: Ipa, page_count: u64) -> bool:
     return first < slot.page_count and page_count <= slot.page_count - first
 
 
-def _populate_unannounced(vm: Vm, number: u32, buffer: Pa, base: Ipa, total: u64, count: u32) -> i64:
+def _populate_unannounced(vm: Held[Vm], number: u32, buffer: Pa, base: Ipa, total: u64, count: u32) -> i64:
     """G1: the first call for a slot makes it, those that follow it continue it (gzvm ABI 1.6)."""
     slot = vm.slots[number]
     known = _contains(slot, base, total)
@@ -211,7 +223,7 @@ def _populate_unannounced(vm: Vm, number: u32, buffer: Pa, base: Ipa, total: u64
     return error
 
 
-def _populate(vm: Vm, slot: Slot, buffer: Pa, base: Ipa, total: u64, count: u32) -> i64:
+def _populate(vm: Held[Vm], slot: Slot, buffer: Pa, base: Ipa, total: u64, count: u32) -> i64:
     runs = view(Array[Constituent], memory.va(buffer) + MemoryRegion.size, CONSTITUENTS_MAX)
     done: u64 = 0
     for i in range(count):
@@ -230,7 +242,7 @@ def _populate(vm: Vm, slot: Slot, buffer: Pa, base: Ipa, total: u64, count: u32)
     return Error.NO_ERROR
 
 
-def map_pages(vm: Vm, number: u64, pfn: u64, gfn: u64, count: u64) -> i64:
+def map_pages(vm: Held[Vm], number: u64, pfn: u64, gfn: u64, count: u64) -> i64:
     """MAP_GUEST: adjacent pages."""
     error = _check_window(vm, number, gfn, count)
     if error != Error.NO_ERROR:
@@ -247,7 +259,7 @@ def map_pages(vm: Vm, number: u64, pfn: u64, gfn: u64, count: u64) -> i64:
     return Error.NO_ERROR
 
 
-def map_block(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
+def map_block(vm: Held[Vm], number: u64, gfn: u64, count: u64) -> i64:
     """MAP_GUEST_BLOCK: the pages that the mailbox lists; runs of adjacent ones go in one, 512 aligned ones as
     a block.
     """
@@ -305,7 +317,7 @@ def is_private(vm: Vm, slot: Slot) -> bool:
     return vm.protected != 0 and slot.purpose & (Purpose.GUEST_MEMORY | Purpose.PROTECTED_FIRMWARE) != 0
 
 
-def _reserve(vm: Vm, slot: Slot, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
+def _reserve(vm: Held[Vm], slot: Slot, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
     """Lend or donate adjacent pages and reserve their leaves; those that the guest has just there already stay as they
     are.
     """
@@ -327,7 +339,7 @@ def _reserve(vm: Vm, slot: Slot, ipa: Ipa, pa: Pa, page_count: u64) -> i64:
     return Error.NO_ERROR
 
 
-def _take(vm: Vm, slot: Slot, base: Pa, size: u64) -> i64:
+def _take(vm: Held[Vm], slot: Slot, base: Pa, size: u64) -> i64:
     if not is_private(vm, slot):
         return Error.NO_ERROR if pages.lend(base, size >> PAGE_SHIFT, vm.vmid) else Error.INVALID_ARGS
     if not pages.donate(base, size >> PAGE_SHIFT, vm.vmid):
@@ -338,7 +350,7 @@ def _take(vm: Vm, slot: Slot, base: Pa, size: u64) -> i64:
     return Error.NO_MEMORY
 
 
-def _cancel(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
+def _cancel(vm: Held[Vm], slot: Slot, base: Ipa, page_count: u64) -> None:
     at = base
     end = base + (page_count << PAGE_SHIFT)
     while at < end:
@@ -354,7 +366,7 @@ def _cancel(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
     stage2.cancel(vm.stage2, base, page_count << PAGE_SHIFT)
 
 
-def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
+def _commit(vm: Held[Vm], slot: Slot, base: Ipa, page_count: u64) -> None:
     """The host loses private pages before the guest has them."""
     if is_private(vm, slot):
         vm.private_count += _withdraw(vm, base, page_count) >> PAGE_SHIFT
@@ -369,7 +381,7 @@ def _commit(vm: Vm, slot: Slot, base: Ipa, page_count: u64) -> None:
     trace.record_here(Event.MAP, vm.vmid << 16, u64(base), page_count << PAGE_SHIFT)
 
 
-def _withdraw(vm: Vm, base: Ipa, page_count: u64) -> u64:
+def _withdraw(vm: Held[Vm], base: Ipa, page_count: u64) -> u64:
     """The reserved leaves' pages go out of the host's stage 2; gives their bytes."""
     gone: u64 = 0
     at = base
@@ -386,7 +398,7 @@ def _withdraw(vm: Vm, base: Ipa, page_count: u64) -> u64:
     return gone
 
 
-def _fill(vm: Vm, base: Ipa, page_count: u64) -> None:
+def _fill(vm: Held[Vm], base: Ipa, page_count: u64) -> None:
     """The reserved leaves' pages, which nobody reaches, get what the core's firmware has there."""
     at = base
     end = base + (page_count << PAGE_SHIFT)
@@ -411,26 +423,39 @@ def _clean(vm: Vm, base: Ipa, page_count: u64) -> None:
         at = stage2.after(at, shift)
 
 
-def acquire(vcpu: Vcpu) -> None:
+def acquire(vcpu: Vcpu) -> Held[Vm]:
     """The lock of the VM whose vCPU runs here."""
     while not lock.attempt(vcpu.vm.lock):
         # Who holds the lock may wait for a call that waits for what is in our list registers.
         if read_once(vcpu.gic.recall) != 0:
             list_registers.surrender(vcpu)
+    return held(vcpu.vm)
+
+
+@inline
+def acquire_for_host(vm: Vm) -> Held[Vm]:
+    """The lock of any VM, for a call of the host's."""
+    lock.acquire(vm.lock)
+    return held(vm)
+
+
+@inline
+@releases
+def release(vm: Held[Vm]) -> None:
+    lock.release(vm.lock)
 
 
 def relinquish(vcpu: Vcpu, ipa: Ipa) -> i64:
     """A guest that runs here gives a page back (MEM_RELINQUISH): unmapped, wiped, the host's alone."""
     if u64(ipa) & (PAGE_SIZE - 1) != 0:
         return Error.INVALID_ARGS
-    vm = vcpu.vm
-    acquire(vcpu)
+    vm = acquire(vcpu)
     error = _relinquish(vm, ipa)
-    lock.release(vm.lock)
+    release(vm)
     return error
 
 
-def _relinquish(vm: Vm, ipa: Ipa) -> i64:
+def _relinquish(vm: Held[Vm], ipa: Ipa) -> i64:
     slot = find(vm, ipa)
     if slot is None:
         return Error.INVALID_ARGS
@@ -473,7 +498,7 @@ def _wipe(base: Pa, size: u64) -> None:
     memory.clean(base, size)
 
 
-def _restore(vm: Vm, base: Pa, size: u64) -> None:
+def _restore(vm: Held[Vm], base: Pa, size: u64) -> None:
     """Private pages go back to the host; while they do they are nobody else's."""
     _wipe(base, size)
     host_memory.give(base, size)
@@ -481,7 +506,7 @@ def _restore(vm: Vm, base: Pa, size: u64) -> None:
     vm.private_count -= size >> PAGE_SHIFT
 
 
-def give_back(vm: Vm, budget: u64) -> bool:
+def give_back(vm: Held[Vm], budget: u64) -> bool:
     """The end: about `budget` pages (0: all) return to the host, slot by slot.
 
     True: none is left. No TLB knows them any more.
@@ -500,7 +525,7 @@ def give_back(vm: Vm, budget: u64) -> bool:
     return vm.lent_count == 0
 
 
-def _give_back(vm: Vm, base: Ipa, end: Ipa, budget: u64) -> u64:
+def _give_back(vm: Held[Vm], base: Ipa, end: Ipa, budget: u64) -> u64:
     """Pages from `base` on, until the budget is spent or the entries of a table end; gives their number."""
     given: u64 = 0
     at = base
@@ -519,7 +544,7 @@ def _give_back(vm: Vm, base: Ipa, end: Ipa, budget: u64) -> u64:
     return given
 
 
-def _return(vm: Vm, base: Pa, size: u64) -> None:
+def _return(vm: Held[Vm], base: Pa, size: u64) -> None:
     """A leaf's pages; the guest of a protected VM may have shown some of them."""
     at = base
     end = base + size
@@ -537,11 +562,11 @@ def _return(vm: Vm, base: Pa, size: u64) -> None:
         _take_back(vm, at, end - at)
 
 
-def _reclaim(vm: Vm, base: Pa, size: u64) -> None:
+def _reclaim(vm: Held[Vm], base: Pa, size: u64) -> None:
     reclaimed = pages.reclaim(base, size >> PAGE_SHIFT, vm.vmid)
     assert reclaimed, "a private page was not the guest's"
 
 
-def _take_back(vm: Vm, base: Pa, size: u64) -> None:
+def _take_back(vm: Held[Vm], base: Pa, size: u64) -> None:
     taken = pages.take_back(base, size >> PAGE_SHIFT, vm.vmid)
     assert taken, "a guest's page was not lent to it"

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 import gz.core.frames as frames
-import gz.core.lock as lock
 import gz.core.memory as memory
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
@@ -19,15 +18,14 @@ from gz.arm64.descriptors import S2AP, MemAttr, Shareability
 from gz.arm64.descriptors import Stage2 as Leaf
 from gz.arm64.stolen_time import RECORD_SIZE, StolenTime
 from gz.arm64.sysreg import sysreg
-from gz.bits import Ipa, Pa, u64
+from gz.bits import Held, Ipa, Pa, u64
 from gz.metal import cold, inline, load_acquire, store_release, view, write_once
 
 if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
+    from gz.core.vm import Vm
 
-_READ_ONLY = int(
-    Leaf(AF=1, XN=2, SH=Shareability.INNER, S2AP=S2AP.READ, MemAttr=MemAttr.NORMAL_WRITE_BACK)
-)
+_READ_ONLY = int(Leaf(AF=1, XN=2, SH=Shareability.INNER, S2AP=S2AP.READ, MemAttr=MemAttr.NORMAL_WRITE_BACK))
 _NANOSECONDS = 1_000_000_000
 
 
@@ -51,18 +49,16 @@ def record(vcpu: Vcpu) -> Ipa:
     """Where the guest of the vCPU that runs here reads its record; Ipa(0): there is no memory for one."""
     vm = vcpu.vm
     if load_acquire(vm.stolen) == 0:
-        slots.acquire(vcpu)
-        _create(vcpu)
-        lock.release(vm.lock)
+        locked = slots.acquire(vcpu)
+        _create(locked)
+        slots.release(locked)
         if vm.stolen == 0:
             return Ipa(0)
     _write(vcpu)
     return slots.stolen_time() + RECORD_SIZE * vcpu.index
 
 
-def _create(vcpu: Vcpu) -> None:
-    """With the VM's lock."""
-    vm = vcpu.vm
+def _create(vm: Held[Vm]) -> None:
     if vm.stolen != 0:
         return
     frame = frames.allocate()

@@ -14,10 +14,10 @@ from gz.abi.calls import VCPUS_MAX
 from gz.abi.errors import Error
 from gz.abi.memory import SLOTS_MAX
 from gz.arm64.insn import yield_
-from gz.bits import Array, Ipa, Pa, Ptr, Struct, array, i64, storage, u32, u64
+from gz.bits import Array, Held, Ipa, Pa, Ptr, Struct, array, i64, storage, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX
 from gz.core.lock import Lock
-from gz.metal import cold, fetch_add, fetch_and, fetch_or, inline, load_acquire, store_release
+from gz.metal import cold, fetch_add, fetch_and, fetch_or, held, inline, load_acquire, releases, store_release
 
 if TYPE_CHECKING:
     from gz.core.interrupts import Vgic
@@ -119,8 +119,8 @@ def _wait(vm: Vm) -> None:
             return
 
 
-def close(vm: Vm) -> bool:
-    """With the VM's lock: until `open` nobody holds the VM and no vCPU starts.
+def close(vm: Held[Vm]) -> bool:
+    """Until `open` nobody holds the VM and no vCPU starts.
 
     False: one runs, it stays open.
     """
@@ -135,22 +135,34 @@ def close(vm: Vm) -> bool:
     return True
 
 
-def open(vm: Vm) -> None:
+def open(vm: Held[Vm]) -> None:
     fetch_and(vm.users, ~u32(_CLOSED))
+
+
+@inline
+def _acquire() -> Held[Registry]:
+    lock.acquire(registry.lock)
+    return held(registry)
+
+
+@inline
+@releases
+def _release(locked: Held[Registry]) -> None:
+    lock.release(locked.lock)
 
 
 def create(smc64: bool) -> tuple[i64, u64]:
     """Error and handle of a new VM."""
-    lock.acquire(registry.lock)
+    locked = _acquire()
     index: u64 = 0
     while index < VM_COUNT_MAX and VMS[index].used != FREE:
         index += 1
     if index == VM_COUNT_MAX:
-        lock.release(registry.lock)
+        _release(locked)
         return Error.NO_MEMORY, 0
     vm = VMS[index]
     vm.used = MAKING
-    lock.release(registry.lock)
+    _release(locked)
     vm.vmid = u32(index) + 1
     if not stage2.create(vm.stage2, vm.vmid):
         store_release(vm.used, FREE)
@@ -197,8 +209,8 @@ def _reset(vm: Vm) -> None:
     vgic_reset.reset(vm)
 
 
-def end(vm: Vm, budget: u64) -> bool:
-    """With the lock of a VM that is ENDING and has no vCPUs: about `budget` pages go back to the host, 0:
+def end(vm: Held[Vm], budget: u64) -> bool:
+    """Of a VM that is ENDING and has no vCPUs: about `budget` pages go back to the host, 0:
     all.
 
     True: it was the last of them; the VM is gone, its handle free.
