@@ -18,9 +18,11 @@ import gz.core.memory as memory
 import gz.core.pages as pages
 import gz.core.placement as placement
 import gz.core.resident_tree as resident_tree
+import gz.core.slots as slots
 import gz.core.stage2 as stage2
 import gz.core.timer as timer
 import gz.core.vgic as vgic
+import gz.core.vgic_reset as vgic_reset
 import gz.core.vm as vms
 import gz.core.world as world
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
@@ -150,12 +152,17 @@ def _create(guest: BootGuest, resident: Resident) -> bool:
     vm.capabilities = vms.IDLE
     if stage2.map(vm.stage2, Ipa(VIRT.ram), ram.base, ram.size, stage2.guest_memory()) != Error.NO_ERROR:
         return False
-    if vgic.create_distributor(vm, Ipa(VIRT.gicd), DISTRIBUTOR_SIZE) != Error.NO_ERROR:
+    if vgic_reset.create_distributor(vm, Ipa(VIRT.gicd), DISTRIBUTOR_SIZE) != Error.NO_ERROR:
         return False
-    if vgic.create_redistributor(vm, Ipa(VIRT.redistributors), REDISTRIBUTOR_SIZE) != Error.NO_ERROR:
+    if vgic_reset.create_redistributor(vm, Ipa(VIRT.redistributors), REDISTRIBUTOR_SIZE) != Error.NO_ERROR:
         return False
     run_page = frames.allocate_run(_RUN_FRAMES)
-    if run_page == Pa(0) or lifecycle.create(vm, 0, run_page) != Error.NO_ERROR:
+    if run_page == Pa(0):
+        return False
+    locked = slots.acquire_for_host(vm)
+    status = lifecycle.create(locked, 0, run_page)
+    slots.release(locked)
+    if status != Error.NO_ERROR:
         return False
     vcpu = vm.vcpus[0]
     if vcpu is None:
