@@ -4,15 +4,18 @@
 from __future__ import annotations
 
 import os
+import signal
 import struct
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 from ring import BASE, Driver, Ring, make_memory, settles, wait_used
 
 from gz.vmm.streams import Output
-from gz.vmm.virtio.console import Console, Event, Port
+from gz.vmm.terminal import Size, size_in
+from gz.vmm.virtio.console import F_SIZE, Console, Event, Port
 from gz.vmm.virtio.mmio import CONFIG, Reg
 
 
@@ -53,8 +56,14 @@ class Setup:
         return result
 
 
+SIZES = [(80, 24)]
+"""Columns and rows of the terminal; the last ones count."""
+sized = pytest.mark.parametrize("setup", ["sized"], indirect=True)
+
+
 @pytest.fixture
-def setup() -> Iterator[Setup]:
+def setup(request: pytest.FixtureRequest) -> Iterator[Setup]:
+    before = signal.getsignal(signal.SIGWINCH)
     memory = make_memory()
     guest_reads, to_guest = os.pipe()
     from_guest, guest_writes = os.pipe()
@@ -65,7 +74,8 @@ def setup() -> Iterator[Setup]:
         Port("gz.stdin", guest_reads, None),
         Port("gz.stdout", None, outputs[1]),
     ]
-    setup = Setup(Driver(memory, Console(memory, ports)), to_guest, from_guest, console, outputs)
+    size = Size(lambda: SIZES[-1]) if getattr(request, "param", None) == "sized" else None
+    setup = Setup(Driver(memory, Console(memory, ports, size)), to_guest, from_guest, console, outputs)
     setup.rings = setup.driver.bring_up(8)
     yield setup
     if not setup.stopped:
@@ -74,6 +84,74 @@ def setup() -> Iterator[Setup]:
         assert output.close(5)
     for fd in (guest_reads, from_guest, guest_writes, console, console_writes):
         os.close(fd)
+    signal.signal(signal.SIGWINCH, before)
+    del SIZES[1:]
+
+
+def resize(columns: int, rows: int) -> None:
+    SIZES.append((columns, rows))
+    os.kill(os.getpid(), signal.SIGWINCH)
+
+
+def configured(setup: Setup) -> tuple[int, int]:
+    transport = setup.driver.transport
+    return transport.read(CONFIG, 2), transport.read(CONFIG + 2, 2)
+
+
+@sized
+def test_the_size_is_told_when_there_is_a_console(setup: Setup) -> None:
+    assert setup.driver.features() & F_SIZE and configured(setup) == (80, 24)
+    setup.control(0, Event.PORT_READY, 1)
+    told = (0, Event.RESIZE, 0, struct.pack("<HH", 80, 24))
+    assert setup.messages(3) == [(0, Event.CONSOLE_PORT, 1, b""), (0, Event.PORT_OPEN, 1, b""), told]
+
+
+@sized
+def test_changes_of_the_size_are_told(setup: Setup) -> None:
+    generation = setup.driver.get(Reg.CONFIG_GENERATION)
+    resize(100, 30)
+    assert settles(lambda: configured(setup) == (100, 30))
+    assert setup.driver.get(Reg.CONFIG_GENERATION) == generation + 1
+    assert setup.driver.get(Reg.INTERRUPT_STATUS) & 2
+    setup.control(0, Event.PORT_READY, 1)
+    assert setup.messages(3)[2] == (0, Event.RESIZE, 0, struct.pack("<HH", 100, 30))
+    resize(132, 43)
+    assert setup.messages(1) == [(0, Event.RESIZE, 0, struct.pack("<HH", 132, 43))]
+
+
+@sized
+def test_a_guest_that_takes_no_messages_costs_nothing_however_often_the_size_changes(setup: Setup) -> None:
+    setup.control(0, Event.PORT_READY, 1)
+    setup.messages(3)
+    for rows in range(1, 1000):
+        resize(80, rows)
+    assert settles(lambda: configured(setup) == (80, 999))
+    assert setup.messages(1) == [(0, Event.RESIZE, 0, struct.pack("<HH", 80, 999))]
+    head, _ = setup.rings[2].add([], [32])
+    setup.driver.notify(2)
+    assert not settles(setup.rings[2].used, 0.05), head
+
+
+@sized
+def test_sizes_that_cannot_be(setup: Setup) -> None:
+    resize(1 << 20, -1)
+    assert settles(lambda: configured(setup) == (0xFFFF, 0))
+
+
+def test_without_terminal_there_is_no_size(setup: Setup) -> None:
+    assert not setup.driver.features() & F_SIZE
+
+
+def test_the_size_in_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "size"
+    path.write_text("132 43\n")
+    assert size_in(str(path)) == (132, 43)
+    size = Size(lambda: size_in(str(tmp_path / "none")))
+    assert size.columns_rows == (0, 0)
+    for text in ("", "80", "80 x", "1 2 3"):
+        path.write_text(text)
+        with pytest.raises(ValueError):
+            size_in(str(path))
 
 
 def test_config_counts_the_ports(setup: Setup) -> None:

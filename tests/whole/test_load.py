@@ -12,7 +12,7 @@ import pytest
 from hosts import Host
 
 from gz.board.channel import Process
-from gz.board.vmm import QUIET, Guest, start_console
+from gz.board.vmm import QUIET, Guest, resize_console, start_console
 from gz.board.wire import Kind
 
 PROMPT = b"guest# "
@@ -114,6 +114,19 @@ def test_a_guest_starts_over(host: Host):
     rest = b"".join(data for _, data in process.events(240))
     assert b"No such file" in rest and process.status == 0, rest
     assert host.huge_pages() == 0
+
+
+def test_the_terminal_changes_its_size(host: Host):
+    """The console has the size of the user's terminal from the start on, and programs hear of changes."""
+    guest = Guest(host.board.disk("gz-kernel"), host.initrd([]), memory=256, params=QUIET)
+    process = start_console(host.board.host, guest, (100, 30))
+    until(process, PROMPT)
+    process.write(b"trap 'echo it is now $(stty size)' WINCH; stty size\n")
+    until(process, b"\n30 100")
+    resize_console(host.board.host, process, (132, 43))
+    until(process, b"it is now 43 132")
+    process.write(b"poweroff -f\n")
+    assert process.wait(240).status == 0
 
 
 @pytest.mark.parametrize("seed", [1, 2])

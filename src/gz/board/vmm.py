@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,9 @@ WITH_PORTS = 'exec 3<&0 4>&1 5>&2 </dev/null >"$0" 2>&5 && exec python3 -m gz.vm
 PORTS = ("gz.stdin=fd:3", "gz.stdout=fd:4", "gz.stderr=fd:5", "gz.status=status")
 TO_ERRORS = "/proc/self/fd/5"
 NOWHERE = "/dev/null"
+
+SIZE_FILE = "/run/gz.size"
+"""In the host VM, of the one terminal that shows a console."""
 
 # The last console named is where the user types. hvc0 carries whole lines, the UART single characters, each an
 # exit to the VMM; only the UART shows what happens before the kernel has loaded its modules.
@@ -60,6 +64,20 @@ def start_command(host: Channel, guest: Guest, console: str = NOWHERE) -> Proces
     return host.start(["sh", "-c", WITH_PORTS, console, *guest.options(), *ports])
 
 
-def start_console(host: Channel, guest: Guest) -> Process:
-    """The guest's console is on the process's standard streams."""
-    return host.start(["python3", "-m", "gz.vmm", *guest.options()])
+def start_console(host: Channel, guest: Guest, size: tuple[int, int] | None = None) -> Process:
+    """The guest's console is on the process's standard streams, which a terminal of `size`, columns and rows, shows."""
+    command = ["python3", "-m", "gz.vmm", *guest.options()]
+    if size is None:
+        return host.start(command)
+    host.put(SIZE_FILE, size_text(size))
+    return host.start([*command, "--size-file", SIZE_FILE])
+
+
+def resize_console(host: Channel, process: Process, size: tuple[int, int]) -> None:
+    """Tells the VMM, whose guest's console the terminal shows, that this has another size now."""
+    host.put(SIZE_FILE, size_text(size))
+    process.signal(signal.SIGWINCH)
+
+
+def size_text(size: tuple[int, int]) -> bytes:
+    return b"%d %d\n" % size

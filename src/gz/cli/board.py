@@ -12,6 +12,7 @@ import socket
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from gz.cli.terminal import Typing, raw_terminal, size
 from gz.state import state_directory
 from gz.vmm.kernel import unpack
 from gz.vmm.loader import LoadError
+from gz.vmm.terminal import Size
 
 NONE_UP = "no board is up; start one with: gz board up"
 PAYLOAD = "payload:"
@@ -203,6 +205,15 @@ def execute_in_host(argv: Sequence[str]) -> int:
         def send(data: bytes) -> None:
             process.write(data) if data else process.end_input()
 
+        if interactive:
+            terminal = Size(lambda: os.get_terminal_size(0))
+
+            def tell() -> None:
+                with suppress(BoardError):  # which others notice too
+                    columns, rows = terminal.columns_rows
+                    process.resize(rows, columns)
+
+            terminal.when_changed(tell)
         typing = Typing(send, lambda: None, keys=False)
         try:
             for kind, data in process.events():

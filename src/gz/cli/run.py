@@ -3,28 +3,31 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from gz.board.board import Board
-from gz.board.channel import Process
+from gz.board.channel import Channel, Process
+from gz.board.errors import BoardError
 from gz.board.guest import command_archive, guest_initrd, guest_kernel, terminal_archive
 from gz.board.host_vm import Software
 from gz.board.images import refused
 from gz.board.qemu import Disk, require_qemu, scratch_directory
-from gz.board.vmm import LOUD, NOWHERE, QUIET, TO_ERRORS, Guest, start_command, start_console
+from gz.board.vmm import LOUD, NOWHERE, QUIET, TO_ERRORS, Guest, resize_console, start_command, start_console
 from gz.board.wire import Kind
 from gz.cli import firmware, inputs, products
 from gz.cli.firmware import INITRD, KERNEL
 from gz.cli.report import Steps, UserError, progress
 from gz.cli.terminal import Typing, raw_terminal, size
 from gz.vmm.maps import MAPS, Uart
+from gz.vmm.terminal import Size
 
 BOARD_MEMORY = 2048  # MiB
 HOST_SHARE = 1024  # MiB that the host, its file system and the core have beside the guest
@@ -130,9 +133,24 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
                 process = start_command(board.host, guest, TO_ERRORS if verbose else NOWHERE)
                 step(f"running {request.argv[0]} in the guest")
             else:
-                process = start_console(board.host, guest)
+                process = start_resized_console(board.host, guest)
                 step("booting the guest; Ctrl-A x powers it off")
             return pump(process, step, interactive=not request.argv)
+
+
+def start_resized_console(host: Channel, guest: Guest) -> Process:
+    """On this process's terminal, if it has one, whose size the guest then knows."""
+    if not sys.stdin.isatty():
+        return start_console(host, guest)
+    size = Size(lambda: os.get_terminal_size(0))
+    process = start_console(host, guest, size.columns_rows)
+
+    def tell() -> None:
+        with suppress(BoardError):  # which others notice too
+            resize_console(host, process, size.columns_rows)
+
+    size.when_changed(tell)
+    return process
 
 
 def guest_files(request: Request, linux: bool, software: Software, scratch: Path) -> list[Disk]:

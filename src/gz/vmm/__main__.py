@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+from functools import partial
 
 from gz.driver.interface import DriverError
 from gz.driver.transport import open_guest
@@ -18,7 +19,7 @@ from gz.vmm.machine import Machine, Streams
 from gz.vmm.options import STATUS, Options, UsageError, open_port, parse
 from gz.vmm.signals import Interrupted, Signals
 from gz.vmm.streams import Output
-from gz.vmm.terminal import Terminal
+from gz.vmm.terminal import Size, Terminal, size_in
 from gz.vmm.virtio.block import DiskError
 from gz.vmm.virtio.console import Port
 
@@ -74,7 +75,12 @@ def _run(options: Options, signals: Signals) -> int:
     try:
         if os.isatty(0):
             terminal = Terminal(0, lambda: os.kill(os.getpid(), signal.SIGTERM))
-        streams = Streams(output, terminal.fd if terminal else 0, options.consoles)
+        size = None
+        if options.size_file is not None:
+            size = Size(partial(size_in, options.size_file))
+        elif terminal is not None:
+            size = Size(lambda: os.get_terminal_size(0))
+        streams = Streams(output, terminal.fd if terminal else 0, options.consoles, size)
         with signals.heeded():  # opening a pipe may take for ever
             ports = [status.port if status and option.kind == STATUS else open_port(option) for option in options.ports]
         outputs += [port.output for port in ports if port.output is not None]

@@ -25,6 +25,7 @@ from gz.vmm.loader import Layout, LoadError, load_firmware, load_initrd, load_tr
 from gz.vmm.maps import PVMFW_SIZE, RTC_SIZE, VIRT, VIRTIO_COUNT, VIRTIO_SIZE, Map, Uart
 from gz.vmm.memory import GuestMemory
 from gz.vmm.streams import Input, Output
+from gz.vmm.terminal import Size
 from gz.vmm.vcpu import VcpuThread
 from gz.vmm.virtio.block import Block, Disk
 from gz.vmm.virtio.console import Console, Port
@@ -66,6 +67,7 @@ class Streams:
     input: int | None
     named: Sequence[str] = ()
     """By the guest's command line (console=…)."""
+    size: Size | None = None
 
     @property
     def typed_at_hvc0(self) -> bool:
@@ -148,7 +150,7 @@ class Machine:
         # Programs that take any virtio console for QEMU's test device (kvm-unit-tests) wait forever for an answer.
         if has_console(console.named, bool(ports)):
             port_0 = Port(HVC0, console.input if console.typed_at_hvc0 else None, console.output)
-            self._add_virtio(Console(memory, [port_0, *ports]))
+            self._add_virtio(Console(memory, [port_0, *ports], console.size))
         for path, read_only in self._plan.disks:
             self._add_virtio(Block(memory, Disk(path, read_only)))
         self._add_virtio(Entropy(memory))

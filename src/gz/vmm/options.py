@@ -45,6 +45,7 @@ class Options:
     consoles: Sequence[str]
     """Those that `plan.params` name."""
     transport: str = AUTO
+    size_file: str | None = None
 
 
 def parse(arguments: list[str] | None = None) -> Options:
@@ -94,6 +95,12 @@ def parse(arguments: list[str] | None = None) -> Options:
         help="what carries the guest: the core by its doorbell or by the kernel's gzvm driver, or this kernel's KVM;"
         " auto takes the first of them that there is",
     )
+    parser.add_argument(
+        "--size-file",
+        metavar="FILE",
+        help="columns and rows of the terminal that the guest's console is shown on, read again at each SIGWINCH; not"
+        " needed if standard input is that terminal",
+    )
     given = parser.parse_args(arguments)
     try:
         if given.firmware is not None and given.initrd is not None:
@@ -121,7 +128,7 @@ def parse(arguments: list[str] | None = None) -> Options:
     except UsageError as error:
         parser.error(str(error))
     consoles = re.findall(r"(?:^|\s)console=(\w+)", given.params)
-    return Options(plan, ports, consoles, given.transport)
+    return Options(plan, ports, consoles, given.transport, given.size_file)
 
 
 def _watch(text: str) -> int:

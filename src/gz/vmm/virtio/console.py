@@ -12,10 +12,12 @@ from enum import IntEnum
 
 from gz.vmm.memory import GuestMemory
 from gz.vmm.streams import Output
+from gz.vmm.terminal import Size
 from gz.vmm.virtio.device import VirtioDevice
 from gz.vmm.virtio.queue import Chain, Queue, QueueBroken
 from gz.vmm.virtio.shared import INTERRUPT, MORE
 
+F_SIZE = 1 << 0
 F_MULTIPORT = 1 << 1
 QUEUE_SIZE = 128
 READ_MAX = 0x8000
@@ -28,8 +30,10 @@ CONTROL_RECEIVE, CONTROL_TRANSMIT = 2, 3
 
 _CONTROL = struct.Struct("<IHH")
 """Port number, event, value (5.3.6.2)."""
+_SIZE = struct.Struct("<HH")
+"""Columns and rows, behind a RESIZE. Linux took them for rows and columns up to 6.14."""
 _CONFIG = struct.Struct("<HHII")
-"""Columns and rows (not offered), greatest number of ports, emergency write (5.3.4)."""
+"""Columns and rows, greatest number of ports, emergency write (not offered) (5.3.4)."""
 
 
 class Event(IntEnum):
@@ -64,21 +68,29 @@ class Port:
 
 
 class Console(VirtioDevice):
-    """`ports[0]` is the console proper, its name is not told to the guest."""
+    """`ports[0]` is the console proper, its name is not told to the guest, but how large it is if there is a `size`."""
 
     KIND = 3
     NAME = "console"
 
-    def __init__(self, memory: GuestMemory, ports: list[Port]) -> None:
+    def __init__(self, memory: GuestMemory, ports: list[Port], size: Size | None = None) -> None:
         # Queues: receive and transmit of port 0, of the control channel, of port 1, … (5.3.2).
         queues = [QUEUE_SIZE] * (2 * len(ports) + 2)
-        super().__init__(memory, F_MULTIPORT, queues, _CONFIG.pack(0, 0, len(ports), 0))
+        features = F_MULTIPORT | (F_SIZE if size else 0)
+        super().__init__(memory, features, queues, _CONFIG.pack(0, 0, len(ports), 0))
         self.ports = ports
+        self._size = size
+        self._sized = False
+        """The guest has port 0, and not yet been told its size."""
+        self._has_console = False
         self._multiport = False
         self._messages: deque[bytes] = deque()
         for port in ports:
             if port.output is not None:
                 port.output.when_room(self.wake)
+        if size is not None:
+            size.when_changed(self._resize)
+            self._resize()
 
     def activate(self, features: int) -> None:
         self._multiport = bool(features & F_MULTIPORT)
@@ -89,10 +101,13 @@ class Console(VirtioDevice):
     def reset(self) -> None:
         super().reset()
         self._messages.clear()
+        self._sized = self._has_console = False
         for port in self.ports:
             port.open = False
 
     def stop(self) -> None:
+        if self._size is not None:
+            self._size.forget(self._resize)
         for port in self.ports:
             if port.output is not None:
                 port.output.forget(self.wake)
@@ -179,6 +194,8 @@ class Console(VirtioDevice):
         elif event == Event.PORT_READY and value == 1:
             if number == 0:
                 self._send(0, Event.CONSOLE_PORT, 1)
+                self._has_console = True
+                self._sized = self._size is not None
             else:
                 self._send(number, Event.PORT_NAME, 1, self.ports[number].name.encode())
             self._send(number, Event.PORT_OPEN, 0 if self.ports[number].closed else 1)
@@ -194,7 +211,20 @@ class Console(VirtioDevice):
         self._messages.append(_CONTROL.pack(number, event, value) + text)
 
     def _give_control(self, chain: Chain) -> int | None:
-        return chain.write(self._messages.popleft()) if self._messages else None
+        if self._messages:
+            return chain.write(self._messages.popleft())
+        if self._sized and self._size is not None:
+            self._sized = False
+            return chain.write(_CONTROL.pack(0, Event.RESIZE, 0) + _SIZE.pack(*self._size.columns_rows))
+        return None
+
+    def _resize(self) -> None:
+        """Tells the guest in both ways: Linux looks for one with several ports and for the other without."""
+        assert self._size is not None, "who calls"
+        with self.lock:
+            self.configure(_CONFIG.pack(*self._size.columns_rows, len(self.ports), 0))
+            self._sized = self._has_console  # many changes are one message
+        self.wake()
 
 
 def _readable(fd: int) -> bool:

@@ -34,6 +34,8 @@ class VirtioDevice(ABC):
         self.features = TRANSPORT_FEATURES | features
         self.queues = [Queue(memory, size) for size in queue_sizes]
         self.config = config
+        self.generation = 0
+        """Counts changes of `config` (4.2.2.1)."""
         self.lock = threading.Lock()
         self.notify_fd = os.eventfd(0, os.EFD_CLOEXEC)
         """An eventfd; a write of 1 makes the device look at its queues."""
@@ -41,12 +43,15 @@ class VirtioDevice(ABC):
         self.stopping = False
         """The device serves a last time."""
         self._interrupt: Callable[[], None] = lambda: None
+        self._changed: Callable[[], None] = lambda: None
         self._fail: Callable[[str], None] = lambda reason: None
         self._thread = threading.Thread(target=self._work, name=self.NAME, daemon=True)
 
-    def connect(self, interrupt: Callable[[], None], fail: Callable[[str], None]) -> None:
-        """`interrupt` tells the driver about used buffers; `fail` stops the device and says why."""
+    def connect(self, interrupt: Callable[[], None], changed: Callable[[], None], fail: Callable[[str], None]) -> None:
+        """`interrupt` tells the driver about used buffers, `changed` about a new configuration; `fail` stops the
+        device and says why."""
         self._interrupt = interrupt
+        self._changed = changed
         self._fail = fail
 
     def start(self) -> None:
@@ -64,6 +69,13 @@ class VirtioDevice(ABC):
 
     def wake(self) -> None:
         os.eventfd_write(self.notify_fd, 1)
+
+    def configure(self, config: bytes) -> None:
+        """A configuration other than before (lock held)."""
+        self.config = config
+        self.generation = (self.generation + 1) & 0xFFFF_FFFF
+        if self.active:
+            self._changed()
 
     def activate(self, features: int) -> None:
         """The driver is ready (lock held). `features`: those it accepted."""

@@ -93,7 +93,7 @@ class MmioTransport:
         self._isr = 0
         self._isr_lock = threading.Lock()
         self._clear()
-        device.connect(self._interrupt_used, self._fail)
+        device.connect(self._interrupt_used, self._interrupt_changed, self._fail)
         self._readers: dict[int, Callable[[], int]] = {
             Reg.MAGIC_VALUE: lambda: MAGIC,
             Reg.VERSION: lambda: VERSION,
@@ -111,7 +111,7 @@ class MmioTransport:
             Reg.SHM_LEN_HIGH: lambda: 0xFFFF_FFFF,
             Reg.SHM_BASE_LOW: lambda: 0xFFFF_FFFF,
             Reg.SHM_BASE_HIGH: lambda: 0xFFFF_FFFF,
-            Reg.CONFIG_GENERATION: lambda: 0,  # no configuration changes while its guest lives
+            Reg.CONFIG_GENERATION: lambda: device.generation,
         }
         self._writers: dict[int, Callable[[int], None]] = {
             Reg.DEVICE_FEATURES_SEL: self._select_device_features,
@@ -221,6 +221,9 @@ class MmioTransport:
 
     def _interrupt_used(self) -> None:
         self._interrupt(USED_BUFFER)
+
+    def _interrupt_changed(self) -> None:
+        self._interrupt(CONFIG_CHANGE)
 
     def _interrupt(self, cause: int) -> None:
         # The line is high while InterruptStatus is not 0; its rising edge is what the driver's GIC sees.
