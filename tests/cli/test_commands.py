@@ -186,6 +186,11 @@ def test_a_board_that_stays(gz: Gz, tmp_path_factory: pytest.TempPathFactory):
         facts = json.loads(gz.run("board", "status", "--json")[1])
         assert facts["up"] and facts["core"] and "-smp 1" in facts["options"]
         assert gz.run("board", "exec", "sh", "-c", "cat; exit 4", stdin=b"text") == (4, b"text", "")
+        status, out, err = gz.run(
+            "run", "--host-cpus", "1", "--mem", "256M", "--", "sh", "-c", "cat; exit 5", stdin=b"in"
+        )
+        assert (status, out) == (5, b"in") and "board that is up" in err and "starting QEMU" not in err
+        assert gz.run("board", "exec", "sh", "-c", "ls -d /run/gz-run*")[1] == b""
     finally:
         status, _, err = gz.run("board", "down")
     assert status == 0 and not gz.left_behind(), err

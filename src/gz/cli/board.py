@@ -19,7 +19,7 @@ from pathlib import Path
 from gz.board.channel import Channel
 from gz.board.errors import BoardError
 from gz.board.images import cached, fingerprint, write_whole
-from gz.board.qemu import PROGRAM, SMALLEST_MEMORY, BootGuest, command, require_qemu
+from gz.board.qemu import PROGRAM, SMALLEST_MEMORY, BootGuest, Machine, command, require_qemu
 from gz.board.wire import Kind
 from gz.cli import inputs
 from gz.cli.report import UserError, progress, say
@@ -43,6 +43,8 @@ class Record:
     directory: str
     options: list[str]
     core: bool
+    boots: str = ""
+    """`boots` of its machine."""
 
     @property
     def path(self) -> Path:
@@ -71,6 +73,24 @@ def current() -> Record | None:
         return record
     forget(record)
     return None
+
+
+def boots(machine: Machine) -> str:
+    """What a board starts from; the names of these files stand for their contents."""
+    return f"{machine.core} {machine.kernel} {machine.initrd}"
+
+
+def fitting(wanted: Machine) -> Record | None:
+    """The board that is up, if it is the one that is wanted or one with more memory."""
+    record = current()
+    if record is None or record.boots != boots(wanted):
+        return None
+    ours, theirs = wanted.options(), list(record.options)
+    at = ours.index("-m") + 1
+    if len(ours) != len(theirs) or int(theirs[at]) < int(ours[at]):
+        return None
+    theirs[at] = ours[at]
+    return record if ours == theirs else None
 
 
 def required() -> Record:
@@ -116,7 +136,13 @@ def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None
             progress=step,
         )
         try:
-            record = Record(board.qemu.process.pid, str(board.qemu.directory), board.machine.options(), not bare)
+            record = Record(
+                board.qemu.process.pid,
+                str(board.qemu.directory),
+                board.machine.options(),
+                not bare,
+                boots(board.machine),
+            )
             write_whole(record_file(), json.dumps(asdict(record)).encode())
             board.host.close()
         except BaseException:

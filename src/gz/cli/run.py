@@ -8,8 +8,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +17,13 @@ from gz.board.board import Board
 from gz.board.channel import Channel, Process
 from gz.board.errors import BoardError
 from gz.board.guest import command_archive, guest_initrd, guest_kernel, terminal_archive
-from gz.board.host_vm import Software
+from gz.board.host_vm import HostSoftware, Software
 from gz.board.images import refused
-from gz.board.qemu import Disk, require_qemu, scratch_directory
+from gz.board.qemu import Disk, Machine, require_qemu, scratch_directory
 from gz.board.vmm import LOUD, NOWHERE, QUIET, TO_ERRORS, Guest, resize_console, start_command, start_console
 from gz.board.wire import Kind
 from gz.cli import firmware, inputs, products
+from gz.cli.board import connect, fitting
 from gz.cli.firmware import INITRD, KERNEL
 from gz.cli.report import Steps, UserError, progress
 from gz.cli.terminal import Typing, raw_terminal, size
@@ -32,6 +33,7 @@ from gz.vmm.terminal import Size
 BOARD_MEMORY = 2048  # MiB
 HOST_SHARE = 1024  # MiB that the host, its file system and the core have beside the guest
 SIGNALLED = 128
+END_TIMEOUT = 10.0  # seconds
 FIRMWARE = "gz-firmware"
 """The disk, as KERNEL and INITRD are others."""
 TTYS = {Uart.PL011: "ttyAMA0", Uart.UART_8250: "ttyS0"}
@@ -108,6 +110,13 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
             pvmfw = firmware.promise(guest, files, bool(request.argv), scratch)
         if pvmfw is not None:
             core = firmware.carried(core, pvmfw, scratch)
+        needed = memory + HOST_SHARE
+        standing = None if disks or port is not None else reach(core, software.host(driver), host_cpus, cpu, needed)
+        if standing is not None:
+            step("the board that is up is used")
+            host, log = standing
+            with host, copied(host, files) as given, Follower(log, verbose):
+                return live(host, with_files(guest, given), request.argv, step, verbose)
         board = Board(
             core=core,
             compiled=driver,
@@ -115,27 +124,63 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
             cpus=host_cpus,
             cpu=cpu,
             gdb=port,
-            memory=max(BOARD_MEMORY, memory + HOST_SHARE),
+            memory=max(BOARD_MEMORY, needed),
             disks=[*files, *disks],
             progress=step,
         )
-        with board, Follower(board, verbose):
-            step("starting the guest")
-            given = {disk.serial: board.disk(disk.serial) for disk in files}
+        with board, Follower(board.qemu.directory / "console.log", verbose):
+            guest = with_files(guest, {disk.serial: board.disk(disk.serial) for disk in files})
             guest = replace(
-                guest,
-                kernel=given.get(KERNEL),
-                initrd=given.get(INITRD),
-                firmware=given.get(FIRMWARE),
-                disks=[board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks],
+                guest, disks=[board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks]
             )
-            if request.argv:
-                process = start_command(board.host, guest, TO_ERRORS if verbose else NOWHERE)
-                step(f"running {request.argv[0]} in the guest")
-            else:
-                process = start_resized_console(board.host, guest)
-                step("booting the guest; Ctrl-A x powers it off")
-            return pump(process, step, interactive=not request.argv)
+            return live(board.host, guest, request.argv, step, verbose)
+
+
+def with_files(guest: Guest, given: Mapping[str, str]) -> Guest:
+    """`given`: the host VM's names of what the guest starts from."""
+    return replace(guest, kernel=given.get(KERNEL), initrd=given.get(INITRD), firmware=given.get(FIRMWARE))
+
+
+def reach(core: Path, host: HostSoftware, cpus: int, cpu: str, memory: int) -> tuple[Channel, Path] | None:
+    """The host VM of a board of this kind that is up and answers, and its console's log; None without."""
+    record = fitting(Machine(host.kernel, host.initrd, core=core, cpus=cpus, memory=memory, cpu=cpu))
+    if record is None:
+        return None
+    try:
+        return connect(record), record.path / "console.log"
+    except BoardError:
+        return None  # somebody else is attached
+
+
+@contextmanager
+def copied(host: Channel, files: Sequence[Disk]) -> Generator[dict[str, str]]:
+    """The host VM's copies of files, by their serials."""
+    directory = f"/run/gz-run-{os.getpid()}"
+    try:
+        for file in files:
+            host.put(f"{directory}/{file.serial}", file.path.read_bytes())
+        yield {file.serial: f"{directory}/{file.serial}" for file in files}
+    finally:
+        with suppress(BoardError):
+            host.run(["rm", "-rf", directory])
+
+
+def live(host: Channel, guest: Guest, argv: Sequence[str], step: Steps, verbose: bool) -> int:
+    """The guest from start to end, which nothing of it outlives; the exit status."""
+    step("starting the guest")
+    if argv:
+        process = start_command(host, guest, TO_ERRORS if verbose else NOWHERE)
+        step(f"running {argv[0]} in the guest")
+    else:
+        process = start_resized_console(host, guest)
+        step("booting the guest; Ctrl-A x powers it off")
+    try:
+        return pump(process, step, interactive=not argv)
+    finally:
+        if process.status is None:
+            with suppress(BoardError, TimeoutError):
+                process.signal(signal.SIGTERM)
+                process.wait(END_TIMEOUT)
 
 
 def start_resized_console(host: Channel, guest: Guest) -> Process:
@@ -221,12 +266,12 @@ def exit_status(process: Process) -> int:
 
 
 class Follower:
-    """Copies the serial console of the board to standard error while it runs."""
+    """Copies the `log` of a board's serial console to standard error while that runs."""
 
     INTERVAL = 0.1  # seconds
 
-    def __init__(self, board: Board, enabled: bool) -> None:
-        self.log = board.qemu.directory / "console.log"
+    def __init__(self, log: Path, enabled: bool) -> None:
+        self.log = log
         self.over = threading.Event()
         self.thread = threading.Thread(target=self._work, name="console", daemon=True) if enabled else None
 
