@@ -158,7 +158,7 @@ def test_accesses_in_the_words_of_gzvm(kernel: FakeKernel) -> None:
 def test_ends(kernel: FakeKernel, event: SystemEvent, ending: Ending) -> None:
     _, (vcpu,) = machine(kernel)
     kernel.script[0] = [leave(KvmExit.SYSTEM_EVENT, lambda run: setattr(run.system_event, "type", int(event)))]
-    end = handle(vcpu.enter(), 0, RunPage.view(vcpu.page))
+    end = handle(vcpu.enter(), 0, RunPage.view(vcpu.page), print)
     assert end is not None and end.ending is ending
 
 
@@ -193,7 +193,7 @@ def test_failures_are_explained(
 ) -> None:
     _, (vcpu,) = machine(kernel)
     kernel.script[0] = [leave(reason, fill)]
-    end = handle(vcpu.enter(), 0, RunPage.view(vcpu.page))
+    end = handle(vcpu.enter(), 0, RunPage.view(vcpu.page), print)
     assert end is not None and end.ending is Ending.FAILED
     assert all(word in end.why for word in words), end.why
 

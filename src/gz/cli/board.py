@@ -77,7 +77,7 @@ def current() -> Record | None:
 
 def boots(machine: Machine) -> str:
     """What a board starts from; the names of these files stand for their contents."""
-    return f"{machine.core} {machine.kernel} {machine.initrd}"
+    return " ".join(map(str, (machine.core, machine.kernel, machine.initrd, *machine.guests)))
 
 
 def fitting(wanted: Machine) -> Record | None:

@@ -31,7 +31,7 @@ CONTROL_RECEIVE, CONTROL_TRANSMIT = 2, 3
 _CONTROL = struct.Struct("<IHH")
 """Port number, event, value (5.3.6.2)."""
 _SIZE = struct.Struct("<HH")
-"""Columns and rows, behind a RESIZE. Linux took them for rows and columns up to 6.14."""
+"""Columns and rows, behind a RESIZE; older Linux takes them for rows and columns."""
 _CONFIG = struct.Struct("<HHII")
 """Columns and rows, greatest number of ports, emergency write (not offered) (5.3.4)."""
 
