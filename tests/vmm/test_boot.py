@@ -318,7 +318,7 @@ def test_options() -> None:
         (["--mem", "lots"], "--mem lots: expected a number"),
         (["--mem", "1M"], "--mem 1M: at least 16M"),
         (["--mem", "9999G"], "--mem 9999G: at most 256G"),
-        (["--transport", "hvc"], "choose from 'auto', 'doorbell', 'kvm'"),
+        (["--transport", "hvc"], "choose from 'auto', 'doorbell', 'gzvm', 'kvm'"),
         (["--port", "nothing"], "--port nothing: expected NAME=in:PATH"),
         (["--port", "a=in:"], "expected NAME=in:PATH"),
         (["--port", "a=fd:x"], "x is not the number of a file descriptor"),

@@ -121,8 +121,8 @@ def test_the_terminal_changes_its_size(host: Host):
     guest = Guest(host.board.disk("gz-kernel"), host.initrd([]), memory=256, params=QUIET)
     process = start_console(host.board.host, guest, (100, 30))
     until(process, PROMPT)
-    process.write(b"stty size; sh -c 'trap \"stty size; poweroff -f\" WINCH; echo re''ady; while sleep 0.2; do :; done'\n")
-    until(process, b"30 100\r\nready")
+    process.write(b"stty size; sh -c 'trap \"stty size; poweroff -f\" WINCH; while sleep 0.2; do echo wa''its; done'\n")
+    until(process, b"30 100\r\nwaits")
     resize_console(host.board.host, process, (132, 43))
     until(process, b"43 132")
     assert process.wait(240).status == 0
