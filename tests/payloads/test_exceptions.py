@@ -47,3 +47,11 @@ def test_neighbours(cpu: str, cpus: int) -> None:
     clean = "0 fired, 0 missed, 0 changed, 0 counted"
     lines = host("neighbours", cpu=cpu, cpus=cpus)
     assert lines == [f"guest 0: {clean}", f"guest 1: {clean}", f"host: {clean}"]
+
+
+def test_ruined_guests() -> None:
+    """C9: three that can't take exceptions are said to have crashed, others go round for ever; the host lives."""
+    crash, shutdown = (f"event {int(event)}" for event in (SystemEvent.CRASH, SystemEvent.SHUTDOWN))
+    endings = [crash, crash, crash, "no end", shutdown, "no end"]
+    lines = [line for line in host("ruined") if line != "guest: still there"]
+    assert lines == [*(f"host: way {way}: {ending}" for way, ending in enumerate(endings)), "the host lives"]
