@@ -120,7 +120,7 @@ def touch(at: u64) -> None:
         esr = ESR_EL2(access(u32(index), at))
         if esr == 0:
             outcomes.nothing += 1
-        elif esr.EC == ExceptionClass.DATA_ABORT_SAME and DataAbort(esr.ISS).DFSC == FaultStatus.EXTERNAL:
+        elif esr.EC == ExceptionClass.DATA_ABORT_SAME and DataAbort(esr.ISS).DFSC == FaultStatus.ALIGNMENT:
             outcomes.aborts += 1
         else:
             outcomes.exceptions += 1

@@ -125,7 +125,7 @@ def touch(at: u64) -> None:
             _ = peek64(Va(at))
         tally.touched += 1
         esr = ESR_EL2(exceptions.taken())
-        if DataAbort(esr.ISS).DFSC == FaultStatus.EXTERNAL:
+        if DataAbort(esr.ISS).DFSC == FaultStatus.ALIGNMENT:
             tally.aborts += 1
 
 

@@ -118,6 +118,10 @@ class Host:
     def memory(self) -> Memory:
         return self.machine.memory
 
+    @property
+    def free_frames(self) -> int:
+        return self.machine.free_frames
+
     def entry(self, pa: int) -> int:
         return self.machine.entry(pa)
 

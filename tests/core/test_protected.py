@@ -12,6 +12,7 @@ from el2 import BLOCK, CORE, HIGH, HIGH_SIZE, LOW, PAGE
 
 import gz.core.faults as faults
 import gz.core.guest_calls as guest_calls
+import gz.core.host as the_host
 import gz.core.host_memory as host_memory
 import gz.core.traps as traps
 from gz.abi.calls import Call, smc64
@@ -37,7 +38,7 @@ X0, PC, PSTATE, SP_EL1 = (0x6030_0000_0010_0000 + index for index in (0, 64, 66,
 @pytest.fixture(scope="module")
 def compiled() -> Host:
     changes = (host_memory.prepare, host_memory.withdraw, host_memory.give, host_memory.merge)
-    return Host(guest_calls.call, faults.data, traps.hypercall, *changes)
+    return Host(guest_calls.call, faults.data, traps.hypercall, the_host.sync, *changes)
 
 
 @pytest.fixture
@@ -494,4 +495,31 @@ def test_tables_that_were_prepared_stay(host: Host) -> None:
         assert prepare(mine, PAGE)
         merge(mine)
         assert host.seen() == ALL
+    finish(host)
+
+
+EL0, EL1 = 0x3C0, 0x3C5
+LOWER, UPPER = 0x7000_1000, 0xFFFF_0000_7000_1000
+
+
+@pytest.mark.parametrize(
+    "pstate, address, status",
+    [
+        (EL0, LOWER, FaultStatus.EXTERNAL),  # the process dies
+        (EL1, LOWER, FaultStatus.ALIGNMENT),  # its system call fails
+        (EL1, UPPER, FaultStatus.EXTERNAL),
+    ],
+)
+def test_what_a_host_gets_for_a_private_page(host: Host, pstate: int, address: int, status: FaultStatus) -> None:
+    vmid = protected(host)
+    host.good(Call.MAP_GUEST, vmid, 0, PFN, GFN, 1)
+    registers = host.jit.sysregs
+    for write in (0, 1):
+        registers.ESR_EL2 = syndrome(
+            ExceptionClass.DATA_ABORT_LOWER, int(DataAbort(WnR=write, DFSC=FaultStatus.TRANSLATION + 3))
+        )
+        registers.FAR_EL2, registers.HPFAR_EL2, registers.SPSR_EL2 = address, PFN << 4, pstate
+        assert host.machine.fn(the_host.sync)(host.context) is not None
+        got = DataAbort(registers.ESR_EL1 & 0x1FF_FFFF)
+        assert (got.DFSC, got.WnR, registers.FAR_EL1) == (status, write, address)
     finish(host)

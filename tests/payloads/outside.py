@@ -171,12 +171,13 @@ class Outside:
         return self.memory.read64(pa)
 
     def missing(self) -> set[int]:
-        reached: set[int] = set()
+        gone: set[int] = set()
+        seen = RAM // PAGE
         for ipa, pa, size, _ in leaves(self._read, VTCR, self.host_root):
             assert ipa == pa
-            first, last = max(ipa, RAM) // PAGE, min(ipa + size, RAM + SIZE) // PAGE
-            reached.update(range(first, last))
-        return {pfn for pfn in range(RAM // PAGE, (RAM + SIZE) // PAGE) if pfn not in reached and self.is_ram(pfn)}
+            gone.update(range(seen, min(ipa, RAM + SIZE) // PAGE))
+            seen = max(seen, (ipa + size) // PAGE)
+        return {pfn for pfn in gone if self.is_ram(pfn)}
 
     def mapped(self, vmid: int) -> dict[int, int]:
         root = self.memory.read64(self.vms + (vmid - 1) * Vm.size + Vm.offset("stage2") + Stage2.offset("root"))

@@ -22,6 +22,13 @@ TRY = "import mmap; f = open({path!r}, 'r+b'); m = mmap.mmap(f.fileno(), 16 << 2
 for at in (HIDDEN, SHOWN - 4096, SHOWN + 4096, HIDDEN + BLOCK - 4096, 2 << 20):
     for attempt in (f"print(m[{at}])", f"m[{at}] = 1"):
         print(subprocess.run([sys.executable, "-c", TRY.format(path=path, attempt=attempt)]).returncode)
+CALL = "import mmap, os; f = open({path!r}, 'r+b'); m = memoryview(mmap.mmap(f.fileno(), 16 << 20)); {call}"
+OUT = "os.write(os.open('/dev/shm/out', os.O_CREAT | os.O_WRONLY), m[{at}:][:4096])"
+IN = "os.readv(os.open('/dev/urandom', os.O_RDONLY), [m[{at}:][:4096]])"
+for call in (OUT, IN):
+    program = CALL.format(path=path, call=call.format(at=HIDDEN))
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True)
+    print(done.stderr.decode().splitlines()[-1])
 memory[SHOWN : SHOWN + 8] = GO
 while os.path.exists(path):
     time.sleep(0.1)
@@ -45,10 +52,11 @@ def test_private_memory(host: Host, program: bytes) -> None:
     while b"shown" not in seen:
         kind, data = next(events)
         seen += data if kind is Kind.OUTPUT else b""
-    shown, *ends, left = host.run("python3", "-c", NEIGHBOUR, timeout=120).text.split("\n")[:12]
+    shown, *ends, out, into, left = host.run("python3", "-c", NEIGHBOUR, timeout=120).text.split("\n")[:14]
     assert b"0 1 shown" in seen
     assert shown == "c25ee7c25ee7c25e"
     assert [int(end) for end in ends] == [SIGBUS] * 10, "only who touches it dies"
+    assert out == into == "OSError: [Errno 14] Bad address", "system calls fail"
     seen += b"".join(data for kind, data in events if kind is Kind.OUTPUT)
     assert b"0 changed" in seen and process.status == 0
     assert left == "4096 4096", "zeros but for what it showed"

@@ -14,6 +14,7 @@ import gz.core.extensions as extensions
 import gz.core.host_gic as host_gic
 import gz.core.host_memory as host_memory
 import gz.core.inject as inject
+import gz.core.pages as pages
 import gz.core.panic as dying
 import gz.core.power as power
 import gz.core.resident as resident
@@ -52,6 +53,7 @@ from gz.core.platform import machine
 from gz.metal import cold, inline
 
 _START = SPSR(M=Mode.EL1H, F=1, I=1, A=1, D=1)
+_UPPER_RANGE = 1 << 55  # of an address, that TTBR1_EL1 translates
 _SMCR_ALL = 1 << 31 | 1 << 30 | 0xF  # FA64, EZT0, LEN
 
 
@@ -247,5 +249,18 @@ def _foreign(context: Context, esr: ESR_EL2) -> Context:
     translation = DataAbort(esr.ISS).DFSC & FAULT_TYPE_MASK == FaultStatus.TRANSLATION
     if translation and host_memory.has(Ipa(HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12)):
         return context
-    inject.abort(esr, sysreg.FAR_EL2)
+    far = sysreg.FAR_EL2
+    inject.fault(esr, far, FaultStatus.ALIGNMENT if _for_a_process(esr, far) else FaultStatus.EXTERNAL)
     return context
+
+
+def _for_a_process(esr: ESR_EL2, far: u64) -> bool:
+    """A kernel's access to a protected VM's page through the lower range of addresses, a process's (D8.1.2).
+
+    Linux dies of an external abort there, and answers other faults of such an access by failing the system call.
+    """
+    if esr.EC != ExceptionClass.DATA_ABORT_LOWER or DataAbort(esr.ISS).S1PTW != 0 or far & _UPPER_RANGE != 0:
+        return False
+    if inject.from_el0(SPSR(sysreg.SPSR_EL2)):
+        return False
+    return pages.entry(Pa(HPFAR_EL2(sysreg.HPFAR_EL2).FIPA << 12)).STATE == pages.State.PRIVATE

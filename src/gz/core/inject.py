@@ -66,6 +66,11 @@ def undefined() -> None:
 
 def abort(syndrome: ESR_EL2, far: u64) -> None:
     """A synchronous external abort for the access that EL2 took with `syndrome`, an instruction or a data abort."""
+    fault(syndrome, far, FaultStatus.EXTERNAL)
+
+
+def fault(syndrome: ESR_EL2, far: u64, status: FaultStatus) -> None:
+    """The same with another status."""
     same_level = not from_el0(SPSR(sysreg.SPSR_EL2))
     instruction = syndrome.EC == ExceptionClass.INSTRUCTION_ABORT_LOWER
     if instruction:
@@ -74,7 +79,7 @@ def abort(syndrome: ESR_EL2, far: u64) -> None:
         ec = ExceptionClass.DATA_ABORT_LOWER
     if same_level:
         ec += 1
-    iss = DataAbort(DFSC=FaultStatus.EXTERNAL)
+    iss = DataAbort(DFSC=status)
     if not instruction:
         iss = iss.replace(WnR=DataAbort(syndrome.ISS).WnR)
     exception(ESR_EL2(EC=ec, IL=syndrome.IL, ISS=iss), far)
