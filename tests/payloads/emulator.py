@@ -22,19 +22,39 @@ def image(program: str) -> Path:
     return build(program).image.flat
 
 
-def command(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool, memory: int = 512) -> list[str]:
+#: A nanosecond for each instruction, the same every time.
+COUNTED = ("-icount", "shift=0", "-seed", "1")
+#: CPUs that run at the same time indeed, and never twice the same way.
+RACING = ()
+
+
+def command(
+    cpu: str,
+    cpus: int,
+    arguments: Sequence[str],
+    virtualization: bool,
+    memory: int = 512,
+    clock: Sequence[str] = COUNTED,
+) -> list[str]:
     machine = f"virt,gic-version=3,virtualization={'on' if virtualization else 'off'}"
     if cpu.startswith("max"):
         machine += ",mte=on"  # all there is
     options = ["-machine", machine, "-cpu", cpu, "-smp", str(cpus), "-m", str(memory)]
-    options += ["-icount", "shift=0", "-seed", "1", "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
+    options += [*clock, "-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio"]
     return [PROGRAM, *options, *arguments]
 
 
-def emulate(cpu: str, cpus: int, arguments: Sequence[str], virtualization: bool, memory: int = 512) -> list[str]:
+def emulate(
+    cpu: str,
+    cpus: int,
+    arguments: Sequence[str],
+    virtualization: bool,
+    memory: int = 512,
+    clock: Sequence[str] = COUNTED,
+) -> list[str]:
     """The lines on the serial port until the machine is off. A core that hangs is a subprocess.TimeoutExpired."""
     done = subprocess.run(
-        command(cpu, cpus, arguments, virtualization, memory),
+        command(cpu, cpus, arguments, virtualization, memory, clock),
         check=True,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
@@ -65,6 +85,7 @@ def host(
     memory: int = 512,
     core: Path | None = None,
     guests: Sequence[tuple[str, Path]] = (),
+    clock: Sequence[str] = COUNTED,
 ) -> list[str]:
     """As the host of the core. Without the core's own lines, which begin with its name.
 
@@ -73,7 +94,7 @@ def host(
     for number, (bootargs, module) in enumerate(guests):
         at = HOST_INITRD + (1 + number) * MODULE_SIZE
         arguments += ["-device", f"guest-loader,addr={at:#x},kernel={module},bootargs={bootargs}"]
-    lines = emulate(cpu, cpus, arguments, virtualization=True, memory=memory)
+    lines = emulate(cpu, cpus, arguments, True, memory, clock)
     return [line for line in lines if not line.startswith("gz: core at")]
 
 
