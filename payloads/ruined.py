@@ -49,14 +49,6 @@ return_to:
     eret
 1:  nop
     ret
-
-    .global lean
-    .type lean, %function
-lean:
-    sub sp, sp, #8
-    ldr x0, [sp]
-    add sp, sp, #8
-    ret
 """
 )
 

@@ -12,9 +12,10 @@ import pytest
 from caller import RUN_PAGE, WORD, Host, make_vm
 from el2 import LOW, PAGE
 
+import gz.core.enter as enter
 import gz.core.exits as exits
 from gz.abi.calls import Call, smc32, smc64
-from gz.abi.exits import ExitReason, SystemEvent
+from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent, Watch
 from gz.bits.annotation import type_of
 from gz.core.outcome import Outcome
 from gz.core.vcpu import Power, Vcpu
@@ -35,6 +36,7 @@ def compiled() -> Host:
         exits.immediate,
         exits.nothing,
         exits.fail_entry,
+        enter.lower_serror,
     )
 
 
@@ -234,3 +236,33 @@ def test_nothing_but_the_two_pages_is_written(guest: Guest) -> None:
     guest.vcpu.exit = ExitReason.IDLE
     guest.call(exits.publish)
     assert memory.read(HWSTATE, 136) == b"\xc3" * 136 and memory.read(HWSTATE + 156, 8) == b"\xc3" * 8
+
+
+def test_serror_waits_for_the_guest(guest: Guest) -> None:
+    """HCR_EL2.VSE stays with the vCPU until the CPU has cleared it; who watches hears of it."""
+    host, vse = guest.host, 1 << 8
+    serror = host.jit.raw("gz.core.enter.lower_serror")
+
+    def enter_guest() -> int:
+        host.x[0], host.x[1] = smc64(Call.RUN), guest.vmid << 16
+        return host.hypercall(host.context, 0)
+
+    below = enter_guest()
+    assert serror(host.context) == host.context, "the host's own never comes here"
+    assert serror(below) == below
+    assert host.jit.sysregs.HCR_EL2 & vse
+    assert host.interrupt(below) == host.context
+    assert host.jit.sysregs.HCR_EL2 & vse == 0, "the host is not hit"
+    below = enter_guest()
+    assert host.jit.sysregs.HCR_EL2 & vse
+    host.jit.sysregs.HCR_EL2 &= ~vse  # the guest takes it
+    assert host.interrupt(below) == host.context
+    below = enter_guest()
+    assert host.jit.sysregs.HCR_EL2 & vse == 0
+    host.vm(guest.vmid).watched = Watch.SERROR
+    host.jit.sysregs.ESR_EL2 = 0xBE00_0011
+    assert serror(below) == host.context
+    assert guest.field("I", 0) == ExitReason.EXCEPTION
+    assert (guest.field("I", 8), guest.field("I", 12)) == (ExceptionCode.SERROR, 0xBE00_0011)
+    enter_guest()
+    assert host.jit.sysregs.HCR_EL2 & vse
