@@ -17,6 +17,7 @@ from el2 import BLOCK, CORE, FRAMES, HIGH, HIGH_SIZE, LOW, MIB, PAGE
 
 import gz.core.firmware as firmware
 import gz.core.guest_calls as guest_calls
+import gz.core.slots as slots
 import gz.core.tree as trees
 from gz.abi.calls import Call, smc64
 from gz.abi.capabilities import Capability, ProtectedVm
@@ -251,3 +252,54 @@ def test_it_sees_genie_zones_identity(host: Host) -> None:
         vcpu.context.x[0] = VendorCall.CALL_UID
         host.machine.fn(guest_calls.call)(vcpu)
         assert tuple(vcpu.context.x[i] for i in range(4)) == words
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_no_order_of_calls_puts_anything_else_at_the_entry(host: Host, seed: int) -> None:
+    """A host that tries all it can before the first RUN: the boot vCPU starts at the entry, and what lies there is the
+    firmware, reached by nobody else."""
+    chance = random.Random(seed)
+    memory = host.machine.memory
+    vmid, status = vm(host)
+    assert status == 0
+    boot = vmid << 16
+    places = [REGION, REGION + BLOCK, REGION + 3 * PAGE, ENTRY, ENTRY + SIZE, GUEST_BASE, GUEST_BASE + BLOCK]
+    succeeded = 0
+    for _ in range(800):
+        at, slot, page = chance.choice(places), chance.randrange(4), GUEST_RAM // PAGE + chance.randrange(2048)
+        match chance.choice(("declare", "map", "map", "map", "protect", "register", "vcpu", "relinquish")):
+            case "declare":
+                size = chance.choice((PAGE, BLOCK, 2 * BLOCK))
+                purpose = chance.choice(list(Purpose))
+                host.call(smc64(Call.MEMREGION_PURPOSE), vmid, at, size, purpose)
+                memory.write32(LOW + 6 * PAGE, slot)
+                memory.write64(LOW + 6 * PAGE + 8, size // PAGE)
+                memory.write64(LOW + 6 * PAGE + 16, at)
+                host.call(smc64(Call.SET_MEMREGION), vmid, 2 * PAGE, LOW + 6 * PAGE)
+            case "map":
+                gfn, count = at // PAGE + chance.randrange(8), chance.choice((1, 2, 9))
+                if page in host.seen():
+                    memory.fill(page * PAGE, PAGE, 0xE5)
+                succeeded += host.call(smc64(Call.MAP_GUEST), vmid, slot, page, gfn, count) == 0
+            case "protect":
+                sub = chance.choice(list(ProtectedVm))
+                host.call(smc64(Call.ENABLE_CAP), vmid, PROTECTED, sub, at)
+            case "register":
+                register = chance.choice((PC, PSTATE, x(0), x(9)))
+                host.call(smc64(Call.SET_ONE_REG), boot, register, chance.choice((GUEST_BASE, BOOT_PSTATE, 0)))
+            case "vcpu":
+                host.call(smc64(Call.DESTROY_VCPU), boot)
+                host.call(smc64(Call.CREATE_VCPU), boot, RUN_PAGE)
+            case _:
+                if host.vm(vmid).vcpus[0]:
+                    host.machine.fn(slots.relinquish)(boot_vcpu(host, vmid), at)
+    assert succeeded > 20
+    assert host.vm(vmid).firmware == ENTRY and boot_vcpu(host, vmid).context.elr == ENTRY
+    mapped, seen = host.mapped(vmid), host.seen()
+    there = [gfn for gfn in range(ENTRY // PAGE, (ENTRY + SIZE) // PAGE) if gfn in mapped]
+    assert there, "nothing of it was mapped"
+    for gfn in there:
+        offset = gfn * PAGE - ENTRY
+        assert memory.read(mapped[gfn] * PAGE, PAGE) == CONTENTS[offset : offset + PAGE]
+        assert mapped[gfn] not in seen
+    finish(host)
