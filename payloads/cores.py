@@ -15,7 +15,7 @@ from gz.bits import Struct, Va, storage, u64
 from gz.metal import address, assembly, export, extern, load_acquire, read_once, store_release, write_once
 from payloads.secondary import is_there, start_cpu
 
-CPUS_MAX = 4
+CPUS_MAX = 8
 _LIMIT = 2_000_000  # microseconds
 
 assembly(

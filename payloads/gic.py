@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GICv3 of the "virt" machines as its CPUs see it: one line for each check, on one to four CPUs.
+"""The GICv3 of the "virt" machines as its CPUs see it: one line for each check, on one to eight CPUs.
 
 The ground of kvm-unit-tests' gic, and what lies behind it: priorities, preemption, more interrupts than a hypervisor
 has list registers.

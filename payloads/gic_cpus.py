@@ -3,13 +3,13 @@
 
 from __future__ import annotations
 
-from gz.arm64.gic import FRAME_SIZE, GICR_TYPER, REDISTRIBUTOR_SIZE, SPURIOUS, Gicr
+from gz.arm64.gic import FRAME_SIZE, GICR_TYPER, MSI_TYPER, REDISTRIBUTOR_SIZE, SPURIOUS, Gicr, Gicv2m
 from gz.arm64.gic_interface import ICC_SGI1R_EL1
 from gz.arm64.insn import isb
 from gz.arm64.sysreg import sysreg
 from gz.bits import Struct, Va, storage, u8, u16, u32, u64
 from gz.metal import export, mmio, peek8, peek16, peek32, peek64, poke8, poke16, poke32, poke64
-from gz.vmm.maps import VIRT
+from gz.vmm.maps import MSI_COUNT, VIRT
 from payloads import cores, exceptions
 from payloads.checks import PASS, SKIP, verdict
 from payloads.gic_interface import (
@@ -225,6 +225,28 @@ def deactivated_elsewhere() -> u32:
     return verdict(holds)
 
 
+# Messages.
+
+
+def message() -> u32:
+    """A store of its number to the GICv2m frame, if there is one, makes an SPI pending; of others nothing."""
+    exceptions.expect()
+    frame = mmio(Gicv2m, Va(VIRT.msi))
+    typer = MSI_TYPER(frame.MSI_TYPER)
+    if exceptions.taken() != 0 or typer.COUNT == 0:
+        return SKIP
+    holds = typer.COUNT == MSI_COUNT
+    for i in range(typer.COUNT):
+        intid = u64(typer.BASE + i)
+        reset_spi(intid)
+        frame.MSI_SETSPI_NS = u32(intid)
+        if finish(take_within(_WITHIN)) != intid or take() != SPURIOUS:
+            holds = False
+    reset_spi(typer.BASE + typer.COUNT)
+    frame.MSI_SETSPI_NS = u32(typer.BASE + typer.COUNT)
+    return verdict(holds and take_within(_QUIET) == SPURIOUS)
+
+
 # Anything.
 
 
@@ -289,6 +311,7 @@ CHECKS = (
     ("rerouted while pending", rerouted_while_pending),
     ("one of n", one_of_n),
     ("deactivated elsewhere", deactivated_elsewhere),
+    ("message", message),
     ("anything", anything),
     ("SGI to a list again", to_a_list),
 )

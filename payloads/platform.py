@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Timers, PSCI and exceptions as a guest sees them: one line for each check, on one to four CPUs."""
+"""Timers, PSCI and exceptions as a guest sees them: one line for each check, on one to eight CPUs."""
 
 from __future__ import annotations
 
@@ -52,3 +52,4 @@ def payload(tree: Va) -> None:
             log(f"SKIP {named[0]}")
         else:
             log(f"FAIL {named[0]}")
+    log(f"late by {timers.lateness()} microseconds")

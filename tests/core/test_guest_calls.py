@@ -283,9 +283,7 @@ def firmware(version: int, answers: dict[int, int], seen: list[tuple[int, int]])
         (0, dict.fromkeys(WORKAROUNDS, 0), [W_NOT_SUPPORTED] * 3),
     ],
 )
-def test_workarounds_of_firmware(
-    guest: Caller, version: int, answers: dict[int, int], expected: list[int]
-) -> None:
+def test_workarounds_of_firmware(guest: Caller, version: int, answers: dict[int, int], expected: list[int]) -> None:
     """A guest's call reaches the firmware as the core's own, without a guest's register, and only if it is needed."""
     seen: list[tuple[int, int]] = []
     guest.jit.sysregs.MIDR_EL1 = midr(0xD08)
@@ -298,6 +296,26 @@ def test_workarounds_of_firmware(
         guest.call(call, WORD)
     assert seen == [(call, 0) for call, answer in zip(WORKAROUNDS, expected, strict=True) if answer == 0]
     guest.jit.on_smc(None)
+
+
+def test_nothing_else_of_a_guest_reaches_firmware(guest: Caller) -> None:
+    """Every service of every owner, known numbers and random ones, with arguments that firmware would act on."""
+    seen: list[tuple[int, int]] = []
+    guest.jit.storage("gz.core.platform.machine").psci_smc = 1
+    guest.jit.on_smc(firmware(0x1_0002, {}, seen))
+    guest.jit.fn(speculation.survey)()
+    seen.clear()
+    rng = random.Random(5)
+    numbers = [*range(0x24), *range(0x50, 0x54), 0x7FFF, 0x8000, 0x3FFF]
+    for owner in (*range(7), 48, 50, 59, 63):
+        for base in (owner << 24 | 0x8000_0000, owner << 24 | 0xC000_0000, owner << 24):
+            for number in (*numbers, rng.randrange(1 << 16)):
+                guest.call(base | number, rng.choice((0, 1, 2)), 0x8000_0000, rng.getrandbits(64))
+                guest.vm.reset_pending = 0
+                for vcpu in guest.vcpus[1:]:
+                    vcpu.power = Power.OFF
+    guest.jit.on_smc(None)
+    assert seen == []
 
 
 def test_ptp_is_for_drivers_that_answer_it(guest: Caller) -> None:

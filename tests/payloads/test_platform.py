@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from emulator import bare, failed, guest
+from emulator import bare, failed, guest, host
 
 
 @pytest.mark.parametrize("cpus", [1, 2, 4])
@@ -18,6 +18,15 @@ def test_in_a_guest(cpu: str, cpus: int) -> None:
     """Random numbers take a CPU that has them."""
     lines = guest("platform", cpu, cpus)
     assert lines[0] == f"{cpus} CPUs" and not failed(lines), lines
+    assert lines[-1].startswith("late by ") and int(lines[-1].split()[2]) <= 100, lines
     assert ("PASS random numbers" in lines) == (cpu == "max")
     if cpus > 1:
         assert [line for line in lines if line.startswith("SKIP")] == ["SKIP random numbers"]
+
+
+@pytest.mark.parametrize("cpus", [2, 8])
+def test_above_the_core(cpus: int) -> None:
+    """A host: its CPUs go off and on through the core, also when all of them want one of them."""
+    lines = host("platform", cpus=cpus)
+    assert lines[0] == f"{cpus} CPUs" and not failed(lines), lines
+    assert {"PASS off and on", "PASS contended CPU_ON", "PASS state at entry"} <= set(lines)

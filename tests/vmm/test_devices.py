@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from ring import settles
 
 from gz.vmm.bus import GRANULE_BITS, Bus, Overlap
+from gz.vmm.devices.gicv2m import MsiFrame
 from gz.vmm.devices.pl011 import Flag, Interrupt, Pl011
 from gz.vmm.devices.pl011 import Reg as Uart
 from gz.vmm.devices.pl031 import Pl031
@@ -212,3 +213,15 @@ def test_input_ends_with_its_stream_and_on_demand() -> None:
     assert os.read(reader, 10) == b"def" and got == [b"abc"]
     os.close(reader)
     os.close(writer)
+
+
+def test_msi_frame() -> None:
+    """Only its own interrupts, whatever a guest writes."""
+    raised: list[tuple[int, int]] = []
+    frame = MsiFrame(lambda spi, level: raised.append((spi, level)), 3, 12)
+    assert frame.read(0x008, 4) == 35 << 16 | 12 and frame.read(0xFCC, 4) & 0xFFF == 0x43B
+    assert frame.read(0x040, 4) == frame.read(0xFFC, 4) == 0
+    for value in (0, 34, 35, 46, 47, 1023, 0xFFFF_FFFF, 1 << 10 | 35):
+        frame.write(0x040, 4, value)
+    frame.write(0x044, 4, 36)
+    assert raised == [(3, 1), (14, 1), (3, 1)]

@@ -14,7 +14,7 @@ import libfdt
 
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
 from gz.vmm.devices import uart8250
-from gz.vmm.maps import RTC_SIZE, VIRTIO_SIZE, Map, Uart
+from gz.vmm.maps import MSI_SIZE, RTC_SIZE, VIRTIO_SIZE, Map, Uart
 
 FDT_MAX = 0x20_0000
 """Greatest size of a tree for arm64 Linux (booting.rst)."""
@@ -31,6 +31,7 @@ UART_CLOCK_HZ = 24_000_000
 class Handle(IntEnum):
     GIC = 1
     CLOCK = 2
+    MSI = 3
 
 
 class Tree:
@@ -108,8 +109,14 @@ def write_machine(tree: Tree, machine: Map, cpu_count: int, memory_size: int, bo
         tree.data("interrupt-controller", b"")
         tree.cells("#address-cells", 2)
         tree.cells("#size-cells", 2)
+        tree.data("ranges", b"")
         tree.reg((machine.gicd, DISTRIBUTOR_SIZE), (machine.gicr(cpu_count), REDISTRIBUTOR_SIZE * cpu_count))
         tree.cells("phandle", Handle.GIC)
+        with tree.node(f"v2m@{machine.msi:x}"):
+            tree.text("compatible", "arm,gic-v2m-frame")
+            tree.data("msi-controller", b"")
+            tree.reg((machine.msi, MSI_SIZE))
+            tree.cells("phandle", Handle.MSI)
     with tree.node("apb-pclk"):
         tree.text("compatible", "fixed-clock")
         tree.cells("#clock-cells", 0)

@@ -15,6 +15,7 @@ from gz.abi.memory import BLOCK_SIZE, Purpose
 from gz.driver.interface import Vcpu, Vm
 from gz.vmm import fdt
 from gz.vmm.bus import Bus
+from gz.vmm.devices.gicv2m import MsiFrame
 from gz.vmm.devices.pl011 import Pl011
 from gz.vmm.devices.pl031 import Pl031
 from gz.vmm.devices.uart8250 import Uart8250
@@ -22,7 +23,7 @@ from gz.vmm.exits import End
 from gz.vmm.irq import EdgeLine, LevelLine
 from gz.vmm.kernel import load_kernel
 from gz.vmm.loader import Layout, LoadError, load_firmware, load_initrd, load_tree
-from gz.vmm.maps import PVMFW_SIZE, RTC_SIZE, VIRT, VIRTIO_COUNT, VIRTIO_SIZE, Map, Uart
+from gz.vmm.maps import MSI_COUNT, MSI_SIZE, PVMFW_SIZE, RTC_SIZE, VIRT, VIRTIO_COUNT, VIRTIO_SIZE, Map, Uart
 from gz.vmm.memory import GuestMemory
 from gz.vmm.streams import Input, Output
 from gz.vmm.terminal import Size
@@ -147,6 +148,8 @@ class Machine:
         vcpus = [self._vm.create_vcpu(index) for index in range(self._plan.cpus)]
         self._add_uart(console)
         self._add_rtc()
+        msis = MsiFrame(self._vm.irq_line, self._map.msi_spi, MSI_COUNT)
+        self._bus.attach("gicv2m", self._map.msi, MSI_SIZE, msis)
         # Programs that take any virtio console for QEMU's test device (kvm-unit-tests) wait forever for an answer.
         if has_console(console.named, bool(ports)):
             port_0 = Port(HVC0, console.input if console.typed_at_hvc0 else None, console.output)

@@ -17,6 +17,9 @@ VIRTIO_SIZE = 0x200
 """Bytes of a virtio-mmio window."""
 VIRTIO_COUNT = 16
 """Of QEMU's 32: from SPI 32 on, clients of gzvm disagree about numbers (IRQ_LINE)."""
+MSI_SIZE = 0x1000
+MSI_COUNT = 12
+"""What the other devices leave of the first 32."""
 
 
 class Uart(Enum):
@@ -46,6 +49,9 @@ class Map:
     virtio: int
     """The first virtio-mmio window; number n is n times VIRTIO_SIZE behind it, its SPI `virtio_spi` + n."""
     virtio_spi: int
+    msi: int
+    """The GICv2m frame, with MSI_COUNT interrupts from `msi_spi` on."""
+    msi_spi: int
     variables: int | None = None
     """The bank where firmware looks for what it has stored: erased at every start, and it stores nothing."""
 
@@ -66,7 +72,7 @@ class Map:
 
 #       0x0000_0000  flash              0x0900_0000  PL011          0x0a00_0000  virtio-mmio windows
 #       0x0800_0000  distributor        0x0901_0000  PL031          0x4000_0000  RAM
-#       0x080a_0000  redistributors
+#       0x0802_0000  GICv2m frame       0x080a_0000  redistributors
 VIRT = Map(
     name="virt",
     ram=0x4000_0000,
@@ -83,13 +89,15 @@ VIRT = Map(
     rtc_spi=2,
     virtio=0x0A00_0000,
     virtio_spi=16,
+    msi=0x0802_0000,
+    msi_spi=3,
     variables=0x0400_0000,
 )
 """QEMU's `virt` machine (hw/arm/virt.c): what distributions, U-Boot and EDK2 know."""
 
 #       0x0100_0000  8250 UART          0x0300_0000  virtio-mmio windows    (redistributors below)
 #       0x0101_0000  RTC                0x3fff_0000  distributor            0x8000_0000  RAM
-#       0x0200_0000  flash
+#       0x0102_0000  GICv2m frame       0x0200_0000  flash
 KVMTOOL = Map(
     name="kvmtool",
     ram=0x8000_0000,
@@ -106,12 +114,14 @@ KVMTOOL = Map(
     rtc_spi=1,
     virtio=0x0300_0000,
     virtio_spi=4,
+    msi=0x0102_0000,
+    msi_spi=20,
 )
 """kvmtool's (arm-common/kvm-arch.h). Its RTC is a PL031 here: the PC's clock has no driver in arm64 kernels."""
 
 #       0x0000_03f8  8250 UART          0x3fff_0000  distributor            0x7fc0_0000  protected VM firmware
 #       0x0000_2000  RTC                (redistributors below)              0x8000_0000  RAM
-#       0x0200_0000  virtio-mmio windows
+#       0x0001_0000  GICv2m frame       0x0200_0000  virtio-mmio windows
 CROSVM = replace(
     KVMTOOL,
     name="crosvm",
@@ -120,6 +130,7 @@ CROSVM = replace(
     uart=0x3F8,
     rtc=0x2000,
     virtio=0x0200_0000,
+    msi=0x0001_0000,
 )
 """crosvm's for arm64, with RAM and GIC where kvmtool has them. Its devices are virtio-mmio windows in the low MMIO
 area; there is no PCI."""
