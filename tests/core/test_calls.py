@@ -183,7 +183,7 @@ def test_all_pages_come_back(host: Host) -> None:
 
 @pytest.mark.parametrize("doorbell", [False, True])
 def test_a_long_end_lets_interrupts_in(host: Host, doorbell: bool) -> None:
-    """With one pending, DESTROY_VM without batches comes back after each 512 pages, at the same instruction."""
+    """H4: with one pending, DESTROY_VM without batches comes back after each 512 pages, at the same instruction."""
     vmid = make_vm(host)
     assert populate(host, vmid, 0, GUEST_BASE, [(GUEST_RAM + 2 * i * PAGE, 1) for i in range(500)]) == 0
     for i in range(4):
@@ -317,6 +317,7 @@ WEIGHTS = [1 if call in RARE else 20 for call in MODELLED]
 
 @pytest.mark.parametrize("seed", range(4))
 def test_random_calls_agree_with_the_oracle(host: Host, seed: int) -> None:
+    """H1, M4, M5, M7."""
     random_host = RandomHost(host, SEED + seed)
     good: Counter[Call] = Counter()
     for step in range(CALLS // 4):
@@ -332,7 +333,7 @@ def test_random_calls_agree_with_the_oracle(host: Host, seed: int) -> None:
 
 @pytest.mark.parametrize("seed, frame_count", [(0, FRAME_COUNT), (1, FRAME_COUNT), (2, 14), (3, 9), (4, 5)])
 def test_wild_calls_leave_the_core_whole(host: Host, seed: int, frame_count: int) -> None:
-    """All calls with RUN, and words of any kind; in the end everything goes back. Also when frames are short."""
+    """H1, H8: all calls with RUN, words of any kind, few frames or many; in the end everything goes back."""
     host.reset(frame_count=frame_count)
     random_host = RandomHost(host, 100 + seed)
     chance = random_host.chance

@@ -385,6 +385,7 @@ def test_nothing_else_is_known(guest: Caller) -> None:
 
 
 def test_known_calls_with_wild_arguments(guest: Caller) -> None:
+    """H10."""
     rng = random.Random(3)
     leaving = 0
     for _ in range(3000):

@@ -143,6 +143,8 @@ COUNTS = st.one_of(st.integers(0, 13), st.sampled_from([512, 1 << 52, (1 << 64) 
 
 
 class Ownership(RuleBasedStateMachine):
+    """M4."""
+
     @initialize()
     def boot(self) -> None:
         machine().reset()

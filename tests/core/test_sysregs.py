@@ -217,6 +217,7 @@ def test_physical_timer_registers(trapped: Trapped) -> None:
 
 
 def test_set_way_loses_nothing(trapped: Trapped) -> None:
+    """M12: an invalidation by a guest cleans as well."""
     trapped.jit.clear_events()
     for op2, crm, expected in ((2, 6, "dc cisw"), (2, 14, "dc cisw"), (2, 10, "dc csw")):
         trapped.x[0] = 0x1234

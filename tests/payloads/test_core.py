@@ -156,7 +156,7 @@ def test_calls_of_a_host() -> None:
 
 @pytest.mark.parametrize("cpu", CPUS)
 def test_core_memory_is_hidden(cpu: str) -> None:
-    """Loads and stores of a host are external aborts; what has no effect is maintenance, prefetch, translation."""
+    """M3, M14: loads and stores are external aborts; what has no effect is maintenance, prefetch, translation."""
     *regions, last = host("aborts", cpu=cpu)
     assert last == "the host lives"
     assert regions

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Registers that change hands only when they are used: nobody loses its own or sees another's (C4)."""
+"""Registers that change hands only when they are used: nobody loses its own or sees another's (C2, C4)."""
 
 from __future__ import annotations
 
