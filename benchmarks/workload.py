@@ -12,6 +12,7 @@ import mmap
 import os
 import time
 from collections.abc import Callable
+from importlib.machinery import SourceFileLoader
 
 ROUNDS = 5
 SOURCES = ("argparse", "ast", "inspect", "typing")
@@ -25,8 +26,9 @@ def compile_sources() -> None:
     """The parser, the compiler and their memory."""
     for name in SOURCES:
         spec = importlib.util.find_spec(name)
-        assert spec is not None and spec.loader is not None
-        text = spec.loader.get_source(name)  # type: ignore[attr-defined]
+        assert spec is not None and isinstance(spec.loader, SourceFileLoader)
+        text = spec.loader.get_source(name)
+        assert text is not None
         compile(ast.parse(text), name, "exec")
 
 

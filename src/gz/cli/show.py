@@ -289,7 +289,7 @@ def of_member(entry: IntEnum) -> Iterator[str]:
     if isinstance(entry, calls.Call):
         yield f"  function ids {calls.SMC32_BASE + entry:#x} and {calls.SMC64_BASE + entry:#x}"
     for row in WORKAROUNDS:
-        if row.call is entry:
+        if isinstance(entry, type(row.call)) and row.call == entry:
             parts = ", ".join(f"{part:#x}" for part in row.safe_parts)
             yield f"  {row.reason}"
             yield f"  guests: told to call it if a CPU needs it: not by {row.safe_by}, not Arm's parts {parts}"
