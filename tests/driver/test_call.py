@@ -47,6 +47,7 @@ class World:
         self.script: list[Callable[[], int] | int] = []
         self.slept: list[tuple[int, int]] = []
         self.woken: list[int] = []
+        self.yields = 0
         self.written: list[tuple[int, int]] = []
         self.while_asleep: Callable[[], int] = lambda: errno.ETIMEDOUT
         jit.sysregs.CNTFRQ_EL0 = FREQUENCY
@@ -64,6 +65,9 @@ class World:
             assert (address - self.area.address, count) == (Shared.offset("event"), 8)
             self.written.append((fd, self.shared.event))
             return 8
+        if number == call.SCHED_YIELD:
+            self.yields += 1
+            return 0
         assert number == call.FUTEX
         word, operation, value, timeout = arguments[:4]
         index = next(i for i in range(8) if word == self.sleep_address(i))
@@ -129,6 +133,7 @@ def test_a_call_carries_eight_registers_and_brings_four(jit: Jit) -> None:
 def test_interrupts_of_the_host_run_again(world: World) -> None:
     world.script = [ExitReason.IRQ, ExitReason.GZ, ExitReason.IRQ, ExitReason.SHUTDOWN]
     assert world.go() == ExitReason.SHUTDOWN and not world.script
+    assert world.yields == 1, "a guest that spins lets others run"
 
 
 def test_a_kick_ends_the_loop_once(world: World) -> None:

@@ -288,13 +288,18 @@ def of_member(entry: IntEnum) -> Iterator[str]:
     yield f"{kind.__name__}.{entry.name}  {shown}  ({summary(kind)})"
     if isinstance(entry, calls.Call):
         yield f"  function ids {calls.SMC32_BASE + entry:#x} and {calls.SMC64_BASE + entry:#x}"
+    if isinstance(entry, Smccc):
+        yield from of_workaround(entry)
+    if isinstance(entry, Error):
+        yield f"  drivers make errno {ERRNO[entry]} of it"
+
+
+def of_workaround(call: Smccc) -> Iterator[str]:
     for row in WORKAROUNDS:
-        if isinstance(entry, type(row.call)) and row.call == entry:
+        if row.call is call:
             parts = ", ".join(f"{part:#x}" for part in row.safe_parts)
             yield f"  {row.reason}"
             yield f"  guests: told to call it if a CPU needs it: not by {row.safe_by}, not Arm's parts {parts}"
-    if isinstance(entry, Error):
-        yield f"  drivers make errno {ERRNO[entry]} of it"
 
 
 def summary(kind: type) -> str:

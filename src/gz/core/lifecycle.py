@@ -10,6 +10,7 @@ import gz.core.memory as memory
 import gz.core.simd as simd
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
+import gz.core.stolen_time as stolen_time
 import gz.core.timer as timer
 import gz.core.vgic_reset as vgic_reset
 import gz.core.vm as vms
@@ -87,6 +88,7 @@ def destroy(vm: Held[Vm], index: u32) -> i64:
         return Error.INVALID_ARGS
     if compare_exchange(vcpu.running, 0, ~u32(0)) != 0:
         return Error.BUSY
+    stolen_time.forget(vcpu)
     vm.vcpus[index] = None
     vm.vcpu_count -= 1
     vm.frame_count -= _frames()
@@ -96,6 +98,7 @@ def destroy(vm: Held[Vm], index: u32) -> i64:
 
 def reset(vcpu: Vcpu, entry: u64, x0: u64) -> None:
     """Architectural reset into EL1h with interrupts masked, MMU and caches off (DEN0022 6.4)."""
+    stolen_time.forget(vcpu)
     context = vcpu.context
     context.x[0] = x0
     for i in range(1, 31):

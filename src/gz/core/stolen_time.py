@@ -18,8 +18,8 @@ from gz.arm64.descriptors import S2AP, MemAttr, Shareability
 from gz.arm64.descriptors import Stage2 as Leaf
 from gz.arm64.stolen_time import RECORD_SIZE, StolenTime
 from gz.arm64.sysreg import sysreg
-from gz.bits import Held, Ipa, Pa, u64
-from gz.metal import cold, inline, load_acquire, store_release, view, write_once
+from gz.bits import Held, Ipa, Pa, u32, u64
+from gz.metal import cold, fetch_add, inline, load_acquire, store_release, view, write_once
 
 if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
@@ -32,7 +32,9 @@ _NANOSECONDS = 1_000_000_000
 @inline
 def stop(vcpu: Vcpu) -> None:
     """The host takes the CPU from a vCPU that would go on."""
-    vcpu.taken = sysreg.CNTPCT_EL0
+    vcpu.taken = max(sysreg.CNTPCT_EL0, 1)
+    vcpu.yielded = 0
+    fetch_add(vcpu.vm.waiting, 1)
 
 
 @cold
@@ -40,8 +42,16 @@ def resume(vcpu: Vcpu) -> None:
     """It has a CPU again after `stop`."""
     now = sysreg.CNTPCT_EL0
     vcpu.waited += now - min(vcpu.taken, now)
-    vcpu.taken = 0
+    forget(vcpu)
     _write(vcpu)
+
+
+@cold
+def forget(vcpu: Vcpu) -> None:
+    """It does not wait for a CPU: it has one, or none of what it did goes on."""
+    if vcpu.taken != 0:
+        vcpu.taken = 0
+        fetch_add(vcpu.vm.waiting, ~u32(0))
 
 
 @cold

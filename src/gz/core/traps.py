@@ -9,6 +9,7 @@ import gz.core.advance as advance
 import gz.core.faults as faults
 import gz.core.guest_calls as guest_calls
 import gz.core.simd as simd
+import gz.core.spinning as spinning
 import gz.core.sysregs as sysregs
 import gz.core.vgic as vgic
 import gz.core.watching as watching
@@ -29,7 +30,9 @@ def undefined(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
 
 def wait(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     """WFI: the host schedules something else unless an interrupt can be taken now."""
-    if esr.ISS & _WFE != 0 or vgic.deliverable(vcpu):
+    if esr.ISS & _WFE != 0:
+        return spinning.give_way(vcpu)
+    if vgic.deliverable(vcpu):
         return Outcome.SKIP
     vcpu.idle = 1
     advance.skip()

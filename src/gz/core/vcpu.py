@@ -47,6 +47,7 @@ class Vcpu(Struct, align=4096):
     idle: u32  # the last exit was a WFI
     started: u32  # has run at least once
     taken: u64  # counter when the host took the CPU from it although it would have gone on; 0: it did not
+    yielded: u32  # it gave the CPU away by WFE since then
     waited: u64  # counter ticks that it has waited so
     exit: u64  # exit reason for the host once a handler answered Outcome.LEAVE
     run_page: Pa  # RunPage; HwState lies on the page behind it

@@ -57,6 +57,7 @@ class Vm(Struct, align=64):
     firmware: Ipa  # of a protected VM: where its firmware lies and its boot vCPU starts
     firmware_size: u64  # bytes from there on that are the core's to fill, 0: it has none
     guard: Pa  # of a protected VM: Guard
+    waiting: u32  # vCPUs that the host took the CPU from (Vcpu.taken)
     stolen: Pa  # records of its vCPUs' stolen time; 0: the guest has not asked
     lent_count: u64  # pages of the host that it has
     private_count: u64  # those of them that the host cannot reach
@@ -193,6 +194,7 @@ def _reset(vm: Vm) -> None:
     vm.firmware = Ipa(0)
     vm.firmware_size = 0
     vm.guard = Pa(0)
+    vm.waiting = 0
     vm.stolen = Pa(0)
     vm.lent_count = 0
     vm.private_count = 0

@@ -17,7 +17,7 @@ from gz.driver.shared import ASLEEP, AWAKE, RUNG, Entry, Shared, Sleep
 from gz.metal import address, compare_exchange, exchange, export, read_once, view, write_once
 
 RUN = smc64(Call.RUN)
-WRITE, FUTEX = 64, 98
+WRITE, FUTEX, SCHED_YIELD = 64, 98, 124
 """System calls (Linux, asm-generic/unistd.h)."""
 FUTEX_WAIT, FUTEX_WAKE = 128, 129
 """Of memory that only this process has (FUTEX_PRIVATE_FLAG; futex(2))."""
@@ -77,7 +77,9 @@ def run_on(entry: Entry) -> u64:
             sleep(shared.sleeps[index], view(HwState, address(run) + HWSTATE_OFFSET))
         elif reason == ExitReason.IPI:
             wake(shared, index)
-        elif reason != ExitReason.IRQ and reason != ExitReason.GZ:
+        elif reason == ExitReason.GZ:
+            svc(SCHED_YIELD)  # the guest waits for a vCPU that waits for this CPU
+        elif reason != ExitReason.IRQ:
             return reason
         if read_once(run.immediate_exit) != 0:
             write_once(run.immediate_exit, 0)
