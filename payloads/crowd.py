@@ -13,7 +13,7 @@ from gz.abi.exits import ExitReason
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, Constituent, MemoryRegion, Purpose
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
 from gz.abi.run import PAGE_SIZE, RunPage
-from gz.arm64.insn import hvc, isb, wfi
+from gz.arm64.insn import hvc, isb, wfi, yield_
 from gz.arm64.psci import Psci
 from gz.arm64.smccc import ParavirtTime
 from gz.arm64.stolen_time import StolenTime
@@ -49,7 +49,7 @@ RUN_PAGES = MEMORY + VM_COUNT * BLOCK_SIZE
 _SLOT = 64  # bytes that a vCPU has for what it tells: count, nanoseconds waited
 _SLOTS = 0x1000  # offset of them in the guest's memory, behind its program
 _TICKS_PER_SECOND = 10_000
-_TURNS = 24  # ticks for each vCPU
+_TURNS = 64  # ticks for each vCPU
 
 _MASKED = 1 << 7  # DAIF.I
 
@@ -229,7 +229,7 @@ def crowd(vms: u64, per_vm: u64, cpus: u64) -> None:
         interrupts.send(1)
     serve(0)
     while load_acquire(CROWD.running) != 0:
-        pass
+        yield_()
     report(vms, per_vm, cpus, (sysreg.CNTVCT_EL0 - begin) * (1_000_000_000 // sysreg.CNTFRQ_EL0))
     for i in range(vms):
         for k in range(per_vm):

@@ -29,6 +29,6 @@ def test_two_share_a_cpu(crowds: dict[int, dict[str, int]]) -> None:
 def test_sixty_four_share_two_cpus(crowds: dict[int, dict[str, int]]) -> None:
     """All vCPUs of eight VMs, each nearly every time on the other CPU."""
     crowd = crowds[64]
-    assert crowd["least"] > 0.75 * crowd["most"]
-    assert crowd["migrations"] > 64 * 10
+    assert crowd["least"] > 0.7 * crowd["most"]
+    assert crowd["migrations"] > 64 * 20
     assert 750 < crowd["short"] <= crowd["long"] < 1000

@@ -6,8 +6,6 @@ from __future__ import annotations
 import gz.core.advance as advance
 import gz.core.exits as exits
 import gz.core.lifecycle as lifecycle
-import gz.core.spinning as spinning
-import gz.core.stolen_time as stolen_time
 import gz.core.trace as trace
 import gz.core.vgic as vgic
 import gz.core.world as world
@@ -37,11 +35,7 @@ def run(host: Context, vcpu: Vcpu, doorbell: bool) -> Context:
     vcpu.vm.started = 1
     if vcpu.access.active != 0 and not exits.finish(vcpu):
         return _decline(host, vcpu, vcpu.exit, doorbell)
-    if vcpu.taken != 0:
-        stolen_time.resume(vcpu)
     world.enter(cpu, vcpu)
-    if vcpu.vm.waiting != 0:
-        spinning.watch(vcpu)
     trace.record(cpu, Event.ENTER, trace.of(vcpu), vcpu.context.elr, vcpu.context.spsr)
     if vcpu.gic.dirty != 0:
         vgic.flush(vcpu)

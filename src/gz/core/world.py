@@ -9,6 +9,8 @@ import gz.core.extensions as extensions
 import gz.core.kick as kick
 import gz.core.list_registers as list_registers
 import gz.core.simd as simd
+import gz.core.spinning as spinning
+import gz.core.stolen_time as stolen_time
 import gz.core.timer as timer
 import gz.core.watching as watching
 from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1, ID_AA64PFR1_EL1
@@ -83,6 +85,10 @@ def enter(cpu: Cpu, vcpu: Vcpu) -> None:
     sysreg.ICC_IGRPEN0_EL1 = 1  # kicks arrive
     _load(context)
     cpu.running = vcpu
+    if vcpu.taken != 0:
+        stolen_time.resume(vcpu)
+    if vcpu.vm.waiting != 0:
+        spinning.watch(vcpu)
 
 
 @inline
