@@ -7,7 +7,6 @@ Each line says how often the driver saw which exit, then what else it was told.
 
 from __future__ import annotations
 
-import gz.core.tree as trees
 from gz.abi.calls import DRIVER_VERSION, SMC32_BASE, SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
@@ -28,11 +27,10 @@ from gz.abi.run import PAGE_SIZE, HwState, RunPage
 from gz.arm64.insn import hvc, isb
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL
-from gz.bits import Array, ReadOnly, Struct, Va, array, storage, u8, u32, u64
-from gz.core.tree import Tree, text
+from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
 from gz.metal import address, export, log, panic, peek64, poke64, unroll, view
 from gz.vmm.maps import VIRT
-from payloads import driven, exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads import driven, exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.console import put
 
 #: RAM that nothing else uses, with 512 MiB in the machine.
@@ -45,12 +43,8 @@ _VCPUS = 2
 _TICK = 8000  # of a second: the host has other things to do
 _SIGNAL = 5  # every so many exits to the VMM a signal comes between
 _DELAY_MAX = 1  # seconds that a guest here sleeps
-_TREE_ROOM = 2 << 20
 _INVALID = 0 - Error.INVALID_ARGS
 _BUSY = (1 << 64) + Error.BUSY
-CHOSEN = text("/chosen")
-INITRD_START = text("linux,initrd-start")
-INITRD_END = text("linux,initrd-end")
 
 BLOCK_MODE, PAGE_MODE, POPULATED_MODE = range(3)
 #: Name, ids, version in PROBE, asks 0x9202, how memory comes, 0x9203, pages per MAP_GUEST_BLOCK and per DESTROY_VM
@@ -112,7 +106,6 @@ VCPUS = storage(Vcpu, _VCPUS)
 pages = storage(Pages)
 driver = storage(Driver)
 seen = storage(Seen)
-TREE = storage(Tree)
 
 
 def attempt(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> tuple[u64, u64, u64]:
@@ -126,13 +119,6 @@ def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
     if status != 0:
         panic(f"call {index} answered {0 - status}")
     return value
-
-
-def number(name: ReadOnly[u8]) -> u64:
-    """A property of /chosen, of one or two cells."""
-    node = trees.find(TREE, address(CHOSEN), len(CHOSEN))
-    value, length = trees.property(TREE, node, name)
-    return trees.number(value, u32(length // 4))
 
 
 def tuple_of(index: u32) -> u64:
@@ -429,11 +415,8 @@ def payload(tree: Va) -> None:
     if tree == 0:
         driven.run()
         return
-    if not trees.open(TREE, tree, _TREE_ROOM):
-        panic("no device tree")
     interrupts.enable()
-    image = number(INITRD_START)
-    size = number(INITRD_END) - image
+    image, size = initrd.find(tree)
     for name, base, major, paging, mode, idle, map_batch, destroy_batch, spi in unroll(GENERATIONS):
         log(f"{name}")
         driver.base = base

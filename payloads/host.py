@@ -8,7 +8,6 @@ have no effect. The guest has as many vCPUs as the host has CPUs, up to four. En
 
 from __future__ import annotations
 
-import gz.core.tree as trees
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
@@ -18,23 +17,17 @@ from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryReg
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc, yield_
-from gz.bits import Array, ReadOnly, Struct, Va, array, storage, u8, u32, u64
+from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
 from gz.core.lock import Lock, acquire, release
-from gz.core.tree import Tree, text
 from gz.metal import address, export, log, panic, peek64, poke64, read_once, view, write_once
 from gz.vmm.maps import VIRT
-from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.console import put
 from payloads.secondary import is_there, start_cpu
 
 GUEST_SIZE = 32 << 20
 CPUS = 4
-_TREE_ROOM = 2 << 20
 _VIRTIO_MAGIC = 0x7472_6976
-
-CHOSEN = text("/chosen")
-INITRD_START = text("linux,initrd-start")
-INITRD_END = text("linux,initrd-end")
 
 
 class VcpuPages(Struct):
@@ -62,7 +55,6 @@ class Guest(Struct):
 
 
 pages = storage(Pages)
-tree = storage(Tree)
 guest = storage(Guest)
 
 
@@ -72,13 +64,6 @@ def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
     if status != 0:
         panic(f"call {index} answered {0 - status}\n")
     return value
-
-
-def number(name: ReadOnly[u8]) -> u64:
-    """A property of /chosen, of one or two cells."""
-    node = trees.find(tree, address(CHOSEN), len(CHOSEN))
-    value, length = trees.property(tree, node, name)
-    return trees.number(value, u32(length // 4))
 
 
 def device(vm: u64, kind: u32, base: u64, size: u64) -> None:
@@ -173,11 +158,9 @@ def secondary(index: u64) -> None:
 
 @export
 def payload(blob: Va) -> None:
-    if not trees.open(tree, blob, _TREE_ROOM):
-        panic("no device tree\n")
     interrupts.enable()
-    begin = number(INITRD_START)
-    create(begin, number(INITRD_END) - begin)
+    image, size = initrd.find(blob)
+    create(image, size)
     create_vcpu(0)
     vcpu = VcpuTuple(VMID=u32(guest.vm), VCPU=0)
     call(Call.SET_ONE_REG, vcpu, PC, VIRT.ram, 0, 0)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import gz.core.tree as trees
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
@@ -11,20 +10,15 @@ from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryReg
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
 from gz.abi.run import PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc
-from gz.bits import Array, ReadOnly, Struct, Va, array, storage, u8, u32, u64
-from gz.core.tree import Tree, text
+from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
 from gz.metal import address, panic, peek64, poke64, view
 from gz.vmm.maps import VIRT
+from payloads import initrd
 
 #: RAM that nothing else uses, with 512 MiB in the machine: this much for each VM.
 MEMORY = 0x5800_0000
 MEMORY_SIZE = 8 * BLOCK_SIZE
 MACHINES_MAX = 2
-
-_TREE_ROOM = 2 << 20
-CHOSEN = text("/chosen")
-INITRD_START = text("linux,initrd-start")
-INITRD_END = text("linux,initrd-end")
 
 
 class Pages(Struct, align=PAGE_SIZE):
@@ -36,9 +30,14 @@ class Pages(Struct, align=PAGE_SIZE):
     mailbox: Array[u64] = array(BLOCK_PAGES)
 
 
+class Program(Struct):
+    start: u64
+    size: u64
+
+
+program = storage(Program)
 PAGES = storage(Pages, MACHINES_MAX)
 HANDLES = storage(u64, MACHINES_MAX)
-TREE = storage(Tree)
 
 
 def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
@@ -49,26 +48,17 @@ def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
     return value
 
 
-def number(name: ReadOnly[u8]) -> u64:
-    """A property of /chosen, of one or two cells."""
-    node = trees.find(TREE, address(CHOSEN), len(CHOSEN))
-    value, length = trees.property(TREE, node, name)
-    return trees.number(value, u32(length // 4))
-
-
 def open_tree(tree: Va) -> None:
     """Before the first `create`."""
-    if not trees.open(TREE, tree, _TREE_ROOM):
-        panic("no device tree")
+    program.start, program.size = initrd.find(tree)
 
 
 def create(machine: u32, argument: u64) -> None:
     """A VM whose program starts with x0 = argument."""
     pages = PAGES[machine]
     memory = MEMORY + machine * MEMORY_SIZE
-    begin = number(INITRD_START)
-    for offset in range(0, number(INITRD_END) - begin, 8):
-        poke64(Va(memory + offset), peek64(Va(begin + offset)))
+    for offset in range(0, program.size, 8):
+        poke64(Va(memory + offset), peek64(Va(program.start + offset)))
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
     HANDLES[machine] = vm
     call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)

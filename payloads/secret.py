@@ -5,7 +5,6 @@ at the rest in every way, and looks again when the guest is gone.
 
 from __future__ import annotations
 
-import gz.core.tree as trees
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.exits import ExitReason
@@ -15,11 +14,10 @@ from gz.abi.registers import BOOT_PSTATE, PC, PSTATE
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc
 from gz.arm64.syndrome import ESR_EL2, DataAbort, ExceptionClass, FaultStatus
-from gz.bits import Array, ReadOnly, Struct, Va, array, storage, u8, u32, u64
-from gz.core.tree import Tree, text
+from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
 from gz.metal import address, export, log, panic, peek64, poke64, unroll, view
 from gz.vmm.maps import VIRT
-from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.accesses import COUNT, access, allow
 from payloads.console import put
 
@@ -47,11 +45,6 @@ class Outcomes(Struct):
 
 
 pages = storage(Pages)
-TREE = storage(Tree)
-_TREE_ROOM = 2 << 20
-CHOSEN = text("/chosen")
-INITRD_START = text("linux,initrd-start")
-INITRD_END = text("linux,initrd-end")
 outcomes = storage(Outcomes)
 
 
@@ -85,13 +78,6 @@ def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
     if status != 0:
         panic(f"call {index} answered {0 - status}")
     return value
-
-
-def number(name: ReadOnly[u8]) -> u64:
-    """A property of /chosen, of one or two cells."""
-    node = trees.find(TREE, address(CHOSEN), len(CHOSEN))
-    value, length = trees.property(TREE, node, name)
-    return trees.number(value, u32(length // 4))
 
 
 def create() -> u64:
@@ -186,7 +172,5 @@ def payload(tree: Va) -> None:
         return
     allow()
     exceptions.expect()
-    if not trees.open(TREE, tree, _TREE_ROOM):
-        panic("no device tree")
-    begin = number(INITRD_START)
-    host(begin, number(INITRD_END) - begin)
+    image, size = initrd.find(tree)
+    host(image, size)

@@ -8,7 +8,6 @@ they sign, TPIDR2_EL0. Prints how many words the host found wrong, and how many 
 
 from __future__ import annotations
 
-import gz.core.tree as trees
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.exits import ExitReason
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, Constituent, MemoryRegion, Purpose
@@ -18,12 +17,11 @@ from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1
 from gz.arm64.insn import hvc, isb, read, write
 from gz.arm64.registers import CPACR_EL1
 from gz.arm64.sysreg import sysreg
-from gz.bits import Array, ReadOnly, Struct, Va, Window, array, at, storage, u8, u32, u64
+from gz.bits import Array, Struct, Va, Window, array, at, storage, u8, u32, u64
 from gz.core.context import KEY_REGISTERS
-from gz.core.tree import Tree, text
 from gz.metal import address, assembly, export, extern, log, mmio, panic, peek64, poke8, poke64, unroll, view
 from gz.vmm.maps import VIRT
-from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 
 GUESTS = 2
 ROUNDS = 8
@@ -33,12 +31,7 @@ _WORD = 8
 _VECTORS = 32
 _MIX = 0x9E37_79B9_7F4A_7C15
 _SEED = 0x100  # offset of a guest's x0 from the end of its block, times its number: there are zeros, and no tree
-_TREE_ROOM = 2 << 20
 _SIZE_MAX = 34 * 256
-
-CHOSEN = text("/chosen")
-INITRD_START = text("linux,initrd-start")
-INITRD_END = text("linux,initrd-end")
 
 
 def _moves(store: bool) -> str:
@@ -114,7 +107,6 @@ class Pages(Struct, align=PAGE_SIZE):
 
 MINE = storage(Mine)
 PAGES = storage(Pages)
-TREE = storage(Tree)
 
 
 # Every world.
@@ -218,13 +210,6 @@ def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
     return value
 
 
-def number_of(name: ReadOnly[u8]) -> u64:
-    """A property of /chosen, of one or two cells."""
-    node = trees.find(TREE, address(CHOSEN), len(CHOSEN))
-    value, length = trees.property(TREE, node, name)
-    return trees.number(value, u32(length // 4))
-
-
 def create(number: u64, image: u64, length: u64) -> u64:
     """The vCPU of a guest with one block of memory: the same program."""
     memory = MEMORY + number * BLOCK_SIZE
@@ -272,11 +257,9 @@ def payload(tree: Va) -> None:
     number = (VIRT.ram + BLOCK_SIZE - u64(tree)) // _SEED
     if number == 1 or number == GUESTS:
         guest(number)
-    if not trees.open(TREE, tree, _TREE_ROOM):
-        panic("no device tree\n")
-    image = number_of(INITRD_START)
-    first = create(0, image, number_of(INITRD_END) - image)
-    second = create(1, image, number_of(INITRD_END) - image)
+    image, length = initrd.find(tree)
+    first = create(0, image, length)
+    second = create(1, image, length)
     begin(0)
     one: u32 = 0
     two: u32 = 0

@@ -6,7 +6,6 @@ The initrd is a page, the guest's tree, and the program that the firmware is to 
 
 from __future__ import annotations
 
-import gz.core.tree as trees
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.exits import ExitReason
@@ -15,11 +14,10 @@ from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc
 from gz.arm64.syndrome import ESR_EL2, DataAbort, FaultStatus
-from gz.bits import Array, ReadOnly, Struct, Va, array, storage, u8, u32, u64
-from gz.core.tree import Tree, text
+from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
 from gz.metal import address, export, log, panic, peek64, poke64, unroll, view
 from gz.vmm.maps import VIRT
-from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.console import put
 
 #: RAM that nothing else uses, with 512 MiB in the machine: the guest's, then its firmware's.
@@ -31,10 +29,6 @@ KERNEL = VIRT.ram + BLOCK_SIZE
 SHARED = VIRT.ram + (RAM_BLOCKS - 1) * BLOCK_SIZE
 """With a page for a tree that asks so (SHARE_SOME), this block of RAM is a slot of its own that stays shared."""
 SHARE_SOME = 0x5A4E
-_TREE_ROOM = 2 << 20
-CHOSEN = text("/chosen")
-INITRD_START = text("linux,initrd-start")
-INITRD_END = text("linux,initrd-end")
 
 
 class Pages(Struct, align=PAGE_SIZE):
@@ -53,7 +47,6 @@ class Tally(Struct):
 
 pages = storage(Pages)
 tally = storage(Tally)
-TREE = storage(Tree)
 
 
 def attempt(index: u64, a: u64, b: u64, c: u64, d: u64) -> tuple[u64, u64]:
@@ -67,13 +60,6 @@ def call(index: u64, a: u64, b: u64, c: u64, d: u64) -> u64:
     if status != 0:
         panic(f"call {index} answered {0 - status}")
     return value
-
-
-def number(name: ReadOnly[u8]) -> u64:
-    """A property of /chosen, of one or two cells."""
-    node = trees.find(TREE, address(CHOSEN), len(CHOSEN))
-    value, length = trees.property(TREE, node, name)
-    return trees.number(value, u32(length // 4))
 
 
 def declare(vm: u64, slot: u32, base: u64, blocks: u64, purpose: Purpose) -> u64:
@@ -164,14 +150,14 @@ def run(vm: u64, vcpu: u64) -> None:
             panic(f"RUN came back with {reason:#x}")
 
 
-def host(initrd: u64, size: u64) -> None:
+def host(image: u64, size: u64) -> None:
     for offset in range(0, PAGE_SIZE, 8):
-        poke64(Va(MEMORY + offset), peek64(Va(initrd + offset)))
+        poke64(Va(MEMORY + offset), peek64(Va(image + offset)))
     for offset in range(PAGE_SIZE, size, 8):
-        poke64(Va(MEMORY + BLOCK_SIZE - PAGE_SIZE + offset), peek64(Va(initrd + offset)))
+        poke64(Va(MEMORY + BLOCK_SIZE - PAGE_SIZE + offset), peek64(Va(image + offset)))
     for offset in range(0, BLOCK_SIZE, 8):
         poke64(Va(MEMORY + RAM_BLOCKS * BLOCK_SIZE + offset), 0x1400_0000)  # "b ." if it were ever executed
-    vm = create(peek64(Va(initrd + 8)) == SHARE_SOME)
+    vm = create(peek64(Va(image + 8)) == SHARE_SOME)
     vcpu = VcpuTuple(VMID=u32(vm), VCPU=0)
     call(Call.CREATE_VCPU, vcpu, u64(address(pages.run)), 0, 0)
     status, _ = attempt(Call.SET_ONE_REG, vcpu, PC, KERNEL, 0)
@@ -192,7 +178,5 @@ def host(initrd: u64, size: u64) -> None:
 @export
 def payload(tree: Va) -> None:
     exceptions.expect()
-    if not trees.open(TREE, tree, _TREE_ROOM):
-        panic("no device tree")
-    begin = number(INITRD_START)
-    host(begin, number(INITRD_END) - begin)
+    image, size = initrd.find(tree)
+    host(image, size)
