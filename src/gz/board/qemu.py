@@ -20,8 +20,8 @@ from typing import Any
 
 from qemu.qmp import QMPClient, QMPError
 
+from gz.abi.boot import GUESTS_MAX
 from gz.board.errors import BoardError
-from gz.core.platform import GUESTS_MAX
 
 PROGRAM = "qemu-system-aarch64"
 # The architected algorithm of pointer authentication costs an emulator half its speed.

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
+from gz.abi.boot import GUESTS_MAX
 from gz.bits import Array, Pa, Struct, Va, array, storage, u16, u32, u64
 from gz.metal import inline
 
 RAM_BANKS_MAX = 16
-GUESTS_MAX = 4
 RAMDISKS_MAX = GUESTS_MAX + 1
 REDISTRIBUTOR_REGIONS_MAX = 8
 
