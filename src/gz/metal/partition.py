@@ -40,8 +40,9 @@ class Function:
 
     @property
     def home(self) -> str:
-        """The module of the source, which keeps its functions together."""
-        return self.name.strip('@"').rpartition(".")[0]
+        """The module of the source, which keeps its functions together; exported functions do not name theirs."""
+        name = self.name.strip('@"')
+        return name.rpartition(".")[0] or name
 
 
 @dataclass
