@@ -19,7 +19,7 @@ OWN = "gz"
 
 _NAME = re.compile(r'@(?:"[^"]*"|[\w.$-]+)')
 _NODE = re.compile(r"!\d+")
-_NUMBERED = re.compile(r"(!\d+) = (.*)")
+_NUMBERED = re.compile(r"(!\d+) = ")
 _GLOBALS = re.compile(r"globals: (!\d+)")
 _ATTACHED = re.compile(r", !dbg !\d+")
 
@@ -55,6 +55,8 @@ class Program:
     declarations: dict[str, str] = field(default_factory=dict[str, str])
     named: list[str] = field(default_factory=list[str])
     nodes: dict[str, str] = field(default_factory=dict[str, str])
+    #: The nodes that list the variables of the whole program.
+    listed: set[str] = field(default_factory=set[str])
 
 
 def parse(ir: str) -> Program:
@@ -68,8 +70,10 @@ def parse(ir: str) -> Program:
             program.declarations[_first_name(line)] = line
         elif line.startswith("@"):
             program.objects[_first_name(line)] = line
-        elif numbered := _NUMBERED.fullmatch(line):
-            program.nodes[numbered[1]] = numbered[2]
+        elif numbered := _NUMBERED.match(line):
+            program.nodes[numbered[1]] = text = line[numbered.end() :]
+            if " globals: " in text and (match := _GLOBALS.search(text)):
+                program.listed.add(match[1])
         elif line.startswith("!"):
             program.named.append(line)
         elif line:
@@ -209,7 +213,6 @@ def _numbered(program: Program, lines: list[str]) -> Iterable[str]:
     waiting: list[str] = []
     globals = {name for line in lines if line.startswith("@") for name in _NODE.findall(line)}
     nodes = program.nodes
-    listed = {match[1] for text in nodes.values() if (match := _GLOBALS.search(text))}
 
     def number(match: re.Match[str]) -> str:
         name = match[0]
@@ -219,7 +222,7 @@ def _numbered(program: Program, lines: list[str]) -> Iterable[str]:
         return numbers[name]
 
     def own(name: str) -> str:
-        if name not in listed:
+        if name not in program.listed:
             return nodes[name]
         return "!{" + ", ".join(one for one in _NODE.findall(nodes[name]) if one in globals) + "}"
 

@@ -66,6 +66,7 @@ def _column(line: str, offset: int) -> int:
     return len(line.encode()[:offset].decode(errors="replace"))
 
 
+@functools.cache
 def stable_path(module: str, file: str) -> str:
     parts = os.path.abspath(file).split(os.sep)
     depth = module.count(".") + 1 + (parts[-1] == "__init__.py")

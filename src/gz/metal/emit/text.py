@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 
 from gz.bits.types import (
@@ -27,6 +28,7 @@ def symbol(name: str) -> str:
     return f"@{name}" if _PLAIN.fullmatch(name) else f'@"{name}"'
 
 
+@functools.cache
 def value_type(type: Type) -> str:
     """How a value of the type is held in registers."""
     if isinstance(type, IntType):
