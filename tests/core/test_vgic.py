@@ -14,6 +14,7 @@ from gic_model import IDLE_PRIORITY, SPURIOUS, Interface, Model
 import gz.core.list_registers as list_registers
 import gz.core.timer as timer
 import gz.core.vgic as vgic
+import gz.core.vgic_mmio as vgic_mmio
 import gz.core.vgic_reset as vgic_reset
 from gz.abi.errors import Error
 from gz.core.context import Context
@@ -40,6 +41,7 @@ class Guest:
             vgic.access,
             vgic.irq_line,
             vgic.send_sgi,
+            vgic_mmio.deactivate,
             vgic.flush,
             vgic.maintenance,
             vgic.deliverable,
@@ -349,6 +351,33 @@ def test_nested_preemption_deeper_than_list_registers(machine: Guest, registers:
         assert machine.end() == intid
     assert machine.both("d", 0x304, 4) == 0
     assert machine.take() == SPURIOUS
+
+
+@pytest.mark.parametrize("registers", [1, 2, 4, 16])
+def test_deactivation_by_number(machine: Guest, registers: int) -> None:
+    """EOImode = 1: priorities are dropped at once, what is active ends in any order, in a list register or in none."""
+    machine.start(registers=registers)
+    machine.unmask()
+    intids = [*range(33, 43)]
+    for n, intid in enumerate(intids):
+        machine.enable(intid, priority=0xF0 - 8 * (n + 1), edge=True)
+        machine.line(intid, 1)
+        assert machine.take() == intid
+    machine.jit.sysregs.ICH_AP1R0_EL2 = 0
+    for written in (33, 1 << 24 | 34, 1020, 1023, 0xFF_FFFF, 1 << 63):
+        machine.call(vgic_mmio.deactivate, machine.at[0], written)
+    assert machine.both("d", 0x304, 4) == sum(1 << i - 32 for i in intids), "with EOImode = 0 it has no meaning"
+    machine.jit.sysregs.ICH_VMCR_EL2 |= 1 << 9
+    for intid in random.Random(registers).sample(intids, len(intids)):
+        machine.call(vgic_mmio.deactivate, machine.at[0], intid)
+        machine.stacks[0].remove(intid)
+        machine.model.end(0, intid)
+        machine.settle()
+        assert machine.both("d", 0x304, 4) == sum(1 << i - 32 for i in machine.stacks[0])
+    for intid in intids:
+        machine.line(intid, 0)
+        machine.line(intid, 1)
+    assert machine.take() == intids[-1]
 
 
 def test_disable_group_priority_and_mask_hold_it_back(guest: Guest) -> None:
