@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a guest can start from, on the core: every kind of kernel file, and U-Boot in the flash."""
+
+from __future__ import annotations
+
+import gzip
+import struct
+from collections.abc import Callable
+
+import pytest
+from hosts import GUEST_TIMEOUT, Host
+
+from gz.board.deb import entries
+from gz.board.debian import Debian
+from gz.cli import products
+
+ENTRY = 0x4020_0000
+VMM = ("python3", "-m", "gz.vmm", "--mem", "64M")
+PROMPT = b"=> "
+
+
+def elf(image: bytes) -> bytes:
+    """One segment at its physical address."""
+    head = struct.pack(
+        "<4s12sHHIQQQIHHHHHH",
+        b"\x7fELF", b"\x02\x01\x01", 2, 183, 1, ENTRY, 64, 0, 0, 64, 56, 1, 64, 0, 0,
+    )  # fmt: skip
+    segment = struct.pack("<IIQQQQQQ", 1, 7, 120, ENTRY, ENTRY, len(image), 2 * len(image), 0x1000)
+    return head + segment + image
+
+
+def zboot(image: bytes) -> bytes:
+    """A self-extracting EFI program (zboot-header.S)."""
+    packed = gzip.compress(image)
+    return struct.pack("<4s4sII8x32s", b"MZ", b"zimg", 256, len(packed), b"gzip").ljust(256, b"\0") + packed
+
+
+def raw(image: bytes) -> bytes:
+    """Without the header's magic number it is just code."""
+    return image[:56] + bytes(4) + image[60:]
+
+
+@pytest.mark.parametrize("form", [bytes, raw, elf, gzip.compress, zboot], ids=lambda form: form.__name__)
+@pytest.mark.parametrize("machine", ["virt", "kvmtool"])
+def test_kernels(host: Host, form: Callable[[bytes], bytes], machine: str) -> None:
+    if machine == "kvmtool" and form is elf:
+        pytest.skip("its addresses are those of virt")
+    host.shell("mkdir -p /run/test")
+    host.board.host.put("/run/test/kernel", form(products.payload("hello").flat.read_bytes()))
+    done = host.run(*VMM, "--machine", machine, "--kernel", "/run/test/kernel", timeout=GUEST_TIMEOUT)
+    assert done.status == 0 and done.text.startswith("hello from a guest, device tree at 0x"), done
+
+
+@pytest.mark.parametrize("cpus", [1, 4])
+@pytest.mark.parametrize("program", ["gic", "platform"])
+def test_checks(host: Host, program: str, cpus: int) -> None:
+    """Below a Linux host, with as many vCPUs as CPUs and with more."""
+    host.shell("mkdir -p /run/test")
+    host.board.host.put("/run/test/checks", products.payload(program).flat.read_bytes())
+    done = host.run(*VMM, "--kernel", "/run/test/checks", "--cpus", str(cpus), timeout=GUEST_TIMEOUT)
+    assert done.status == 0 and done.text.startswith(f"{cpus} CPUs") and done.text.count("PASS ") > 15, done
+    assert "FAIL" not in done.text and "unexpected" not in done.text, done
+
+
+def test_linux_finds_the_msi_frame(host: Host) -> None:
+    done = host.guest("dmesg")
+    assert "GICv2m: range[mem 0x08020000-0x08020fff], SPI[35:46]" in done.text, done
+
+
+def test_u_boot(host: Host) -> None:
+    """Finds memory, console, clock and disk by the tree, comes to its prompt and powers the machine off."""
+    debian = Debian()
+    (package,) = debian.closure("u-boot-qemu")
+    firmware = next(
+        entry.content for entry in entries(debian.path(package)) if entry.name == "usr/lib/u-boot/qemu_arm64/u-boot.bin"
+    )
+    assert firmware is not None
+    host.shell("mkdir -p /run/test; { printf found; head -c 2097147 /dev/zero; } >/run/test/disk")
+    host.board.host.put("/run/test/u-boot", firmware)
+    options = ["--firmware", "/run/test/u-boot", "--mem", "256M", "--disk", "/run/test/disk,ro"]
+    process = host.board.host.start([*VMM[:3], *options])
+    commands = iter([b"virtio dev 0; virtio read 0x41000000 0 1; md.b 0x41000000 10\n", b"poweroff\n"])
+    seen, stopped, prompts = b"", False, 0
+    for _, data in process.events():
+        seen += data
+        if not stopped and b"stop autoboot" in seen:
+            stopped = True
+            process.write(b" ")
+        while prompts < seen.count(PROMPT):
+            prompts += 1
+            process.write(next(commands, b""))
+    assert process.status == 0 and b"DRAM:  256 MiB" in seen and seen.rstrip().endswith(b"poweroff ..."), seen
+    assert b"found..." in seen, seen
