@@ -133,6 +133,18 @@ def test_a_guest_that_takes_no_messages_costs_nothing_however_often_the_size_cha
 
 
 @sized
+def test_who_did_not_ask_is_not_told(setup: Setup) -> None:
+    setup.rings = setup.driver.bring_up(8, drop=F_SIZE)
+    setup.control(0, Event.PORT_READY, 1)
+    setup.messages(2)
+    resize(100, 30)
+    assert settles(lambda: configured(setup) == (100, 30))
+    setup.rings[2].add([], [32])
+    setup.driver.notify(2)
+    assert not settles(setup.rings[2].used, 0.05)
+
+
+@sized
 def test_sizes_that_cannot_be(setup: Setup) -> None:
     resize(1 << 20, -1)
     assert settles(lambda: configured(setup) == (0xFFFF, 0))

@@ -81,9 +81,11 @@ class Console(VirtioDevice):
         self.ports = ports
         self._size = size
         self._sized = False
-        """The guest has port 0, and not yet been told its size."""
+        """There is a size that the guest has not been told."""
         self._has_console = False
+        """The guest has port 0, and wants to know its size."""
         self._multiport = False
+        self._wants_size = False
         self._messages: deque[bytes] = deque()
         for port in ports:
             if port.output is not None:
@@ -94,6 +96,7 @@ class Console(VirtioDevice):
 
     def activate(self, features: int) -> None:
         self._multiport = bool(features & F_MULTIPORT)
+        self._wants_size = bool(features & F_SIZE)
         # Without F_MULTIPORT there is one port, always open.
         self.ports[0].open = not self._multiport
         super().activate(features)
@@ -194,8 +197,7 @@ class Console(VirtioDevice):
         elif event == Event.PORT_READY and value == 1:
             if number == 0:
                 self._send(0, Event.CONSOLE_PORT, 1)
-                self._has_console = True
-                self._sized = self._size is not None
+                self._has_console = self._sized = self._wants_size
             else:
                 self._send(number, Event.PORT_NAME, 1, self.ports[number].name.encode())
             self._send(number, Event.PORT_OPEN, 0 if self.ports[number].closed else 1)
