@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every call of the host once, with the largest arguments: the core's trace says how long each took. Then it only asks
-for PSCI's version, which the trace does not record, until somebody looks.
+"""Every call of the host with the largest arguments: the core's trace says how long each took.
 
-A VM with both interrupt controllers, memory by blocks, by scattered pages, by runs of a list and by adjacent pages;
-then a protected one.
+First a VM with all that it may have; then short lives of VMs, protected or not, each with 2 MiB that came in another
+way. After each it says so and waits for a byte: somebody may look at the trace. While it waits it asks for PSCI's
+version, which the trace does not record.
 """
 
 from __future__ import annotations
@@ -23,15 +23,17 @@ from gz.abi.memory import (
 from gz.abi.registers import PC
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE
 from gz.arm64.insn import hvc
+from gz.arm64.pl011 import FR, Pl011
 from gz.arm64.psci import Psci
 from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
-from gz.metal import address, export, log, panic, view
+from gz.metal import address, export, log, mmio, panic, view
 from gz.vmm.maps import VIRT
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
 
 #: RAM that nothing else uses, with 512 MiB in the machine.
 MEMORY = 0x5800_0000
 BLOCKS = 4
+WHOLE, SCATTERED, ADJACENT, LISTED = range(BLOCKS)
 VCPUS = 8
 
 
@@ -87,21 +89,23 @@ def mail(block: u64, scattered: bool) -> None:
         pages.mailbox[i] = first + ((BLOCK_PAGES - 1 - i) if scattered else i)
 
 
-def map_all(vm: u64) -> None:
-    mail(0, False)
-    call(Call.MAP_GUEST_BLOCK, vm, 0, gfn(0), BLOCK_PAGES, 0)
-    mail(1, True)
-    call(Call.MAP_GUEST_BLOCK, vm, 0, gfn(1), BLOCK_PAGES, 0)
-    call(Call.MAP_GUEST, vm, 0, MEMORY // PAGE_SIZE + 2 * BLOCK_PAGES + 1, gfn(2), BLOCK_PAGES)
-    region = view(MemoryRegion, address(pages.region))
-    region.total_pages = CONSTITUENTS_MAX
-    region.gpa = VIRT.ram + 3 * BLOCK_SIZE
-    region.constituent_count = CONSTITUENTS_MAX
-    runs = view(Array[Constituent], address(pages.region) + MemoryRegion.size, CONSTITUENTS_MAX)
-    for i in range(CONSTITUENTS_MAX):
-        runs[i].address = MEMORY + (3 + BLOCKS) * BLOCK_SIZE - (i + 1) * PAGE_SIZE
-        runs[i].page_count = 1
-    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+def map_one(vm: u64, way: u64) -> None:
+    """A block, its pages back to front, as many of a list, 512 pages that are no block."""
+    if way == LISTED:
+        region = view(MemoryRegion, address(pages.region))
+        region.total_pages = CONSTITUENTS_MAX
+        region.gpa = VIRT.ram + way * BLOCK_SIZE
+        region.constituent_count = CONSTITUENTS_MAX
+        runs = view(Array[Constituent], address(pages.region) + MemoryRegion.size, CONSTITUENTS_MAX)
+        for i in range(CONSTITUENTS_MAX):
+            runs[i].address = MEMORY + (way + BLOCKS) * BLOCK_SIZE - (i + 1) * PAGE_SIZE
+            runs[i].page_count = 1
+        call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+    elif way == ADJACENT:
+        call(Call.MAP_GUEST, vm, 0, MEMORY // PAGE_SIZE + way * BLOCK_PAGES + 1, gfn(way), BLOCK_PAGES)
+    else:
+        mail(way, way == SCATTERED)
+        call(Call.MAP_GUEST_BLOCK, vm, 0, gfn(way), BLOCK_PAGES, 0)
 
 
 def destroy(vm: u64) -> None:
@@ -111,8 +115,17 @@ def destroy(vm: u64) -> None:
             return
 
 
-@export
-def payload(tree: Va) -> None:
+def pause() -> None:
+    log("look")
+    uart = mmio(Pl011, Va(VIRT.uart))
+    while FR(uart.FR).RXFE != 0:
+        hvc(Psci.VERSION)
+    byte = uart.DR
+    if byte == 0:
+        log("a byte that says nothing")
+
+
+def life() -> None:
     call(Call.PROBE, 16, 0, 0, 0, 0)
     vm = create()
     create_device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
@@ -121,17 +134,26 @@ def payload(tree: Va) -> None:
         call(Call.CREATE_VCPU, vm << 16 | i, u64(address(pages.run)) + i * 2 * HWSTATE_OFFSET, 0, 0, 0)
     call(Call.SET_ONE_REG, vm << 16, PC, VIRT.ram, 0, 0)
     call(Call.GET_ONE_REG, vm << 16, PC, 0, 0, 0)
-    map_all(vm)
+    for way in range(BLOCKS):
+        map_one(vm, way)
     call(Call.IRQ_LINE, vm << 16, 40, 1, 0, 0)
     call(Call.INFORM_EXIT, vm, 0, 0, 0, 0)
     call(Call.GET_STATISTICS, vm, 0, 0, 0, 0)
     call(Call.SET_DTB_CONFIG, vm, VIRT.ram, BLOCK_SIZE, 0, 0)
     call(Call.DESTROY_VCPU, vm << 16 | 1, 0, 0, 0, 0)
+    pause()
     destroy(vm)
-    vm = create()
-    call(Call.ENABLE_CAP, vm, Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
-    map_all(vm)
-    destroy(vm)
-    log("all calls made")
-    while True:
-        hvc(Psci.VERSION)
+    pause()
+
+
+@export
+def payload(tree: Va) -> None:
+    life()
+    for protected in range(2):
+        for way in range(BLOCKS):
+            vm = create()
+            if protected != 0:
+                call(Call.ENABLE_CAP, vm, Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
+            map_one(vm, way)
+            destroy(vm)
+            pause()

@@ -20,7 +20,7 @@ from gz.board.qemu import Machine, Qemu
 from gz.cli import products
 from gz.cli.board import Record
 
-LAST = "all calls made"
+LAST = "look"
 HOST = 0x4A00_0000
 
 
@@ -66,13 +66,13 @@ def test_gdb_attaches_and_lets_go(state: Path) -> None:
         assert re.search(r" in vectors \(\) at gz/core/vectors\.py:\d+$", frames[-2])
         assert HOST <= int(frames[-1].split()[0], 16) < HOST + (1 << 20)
         assert re.search(r"^the host: pc 0x4a\w+, ", text, re.MULTILINE) and "HVC64" in text
-        assert len(re.findall(r"^ +\d+  CPU 0  ", text, re.MULTILINE)) == 3 and "DESTROY_VM" in text
+        assert len(re.findall(r"^ +\d+  CPU 0  ", text, re.MULTILINE)) == 3 and "DESTROY_VCPU" in text
 
 
 def test_the_trace_is_read(state: Path) -> None:
     rows = json.loads(gz(state, "board", "trace", "--json"))
     called = {row["name"] for row in rows if row["event"] == "call"}
-    assert called == {call.name for call in Call} - {"RUN", "GET_REGS", "SET_REGS"}
+    assert called == {call.name for call in Call} - {"RUN", "GET_REGS", "SET_REGS", "DESTROY_VM"}
     assert [row["time"] for row in rows] == sorted(row["time"] for row in rows)
     assert sum(row["event"] == "call" for row in rows) == sum(row["event"] == "return" for row in rows)
     assert sum(row["bytes"] for row in rows if row["event"] == "map") > 4 << 20

@@ -220,7 +220,7 @@ class RandomHost:
         return status
 
     def destroy_partly(self, x: list[int]) -> int:
-        """Which pages go in a batch is the core's choice: at least some, hardly more than asked for."""
+        """Which pages go in a batch is the core's choice, hardly more than asked for; `finish` sees that it ends."""
         vm = self.oracle.vms.get(x[1])
         status = self.host.call(*x)
         if vm is None:
@@ -230,8 +230,8 @@ class RandomHost:
         entries = self.host.entry
         gone = [gfn for gfn, pfn in vm.mapped.items() if entry_of(entries(pfn * PAGE)) != self.oracle.pages[pfn]]
         left = len(vm.mapped) - len(gone)
-        assert (status == OK) == (left == 0) or (status == BUSY and left == 0 and len(gone) >= x[2])
-        assert min(len(vm.mapped), x[2]) <= len(gone) <= x[2] + 511
+        assert status == BUSY or (status == OK and left == 0)
+        assert len(gone) <= x[2] + 511
         for gfn in gone:
             assert self.oracle.pages.pop(vm.mapped.pop(gfn))[1] == x[1]
         if status == OK:

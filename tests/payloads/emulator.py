@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import itertools
 import re
 import subprocess
 from collections.abc import Sequence
@@ -98,24 +97,31 @@ def host(
     return [line for line in lines if not line.startswith("gz: core at")]
 
 
-def traced(payload: str, last: str, directory: Path, cpu: str = "cortex-a76") -> list[Entry]:
-    """The core's trace when the host has printed its last line. `directory` is for QEMU's socket."""
+def traced(payload: str, directory: Path, cpu: str = "cortex-a76") -> list[list[Entry]]:
+    """The core's trace at each line "look" of the host, which then waits for a byte; QEMU's socket in `directory`."""
     arguments = [*as_host(payload), "-qmp", f"unix:{directory / 'qmp'},server=on,wait=off"]
     machine = subprocess.Popen(
         command(cpu, 1, arguments, virtualization=True),
-        stdin=subprocess.DEVNULL,
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,
     )
+    place = Symbols(build("gz.core").image.elf).object(STORAGE)
+    found: list[list[Entry]] = []
     with machine:
         try:
-            assert machine.stdout is not None
-            lines = list(itertools.takewhile(lambda line: line.strip() != last, machine.stdout))
-            assert machine.poll() is None, "".join(lines)
-            return entries(physical_memory(directory, *Symbols(build("gz.core").image.elf).object(STORAGE)))
+            assert machine.stdin is not None and machine.stdout is not None
+            for line in machine.stdout:
+                if line.strip() == "look":
+                    found.append(entries(physical_memory(directory, *place)))
+                    machine.stdin.write("\n")
+                    machine.stdin.flush()
+                else:
+                    assert line.strip() == "" or line.startswith("gz: core at"), line
         finally:
             machine.kill()
+    return found
 
 
 def guest(payload: str, cpu: str = "cortex-a76", cpus: int = 1) -> list[str]:

@@ -172,7 +172,7 @@ def _destroy_vm(context: Context, vm: Held[Vm]) -> i64:
         stage2.flush(vm.stage2)
     if budget != 0:
         return Error.NO_ERROR if vms.end(vm, budget) else Error.BUSY
-    while not vms.end(vm, _DESTROY_BATCH_PAGES):
+    while not vms.end(vm, 0):
         if sysreg.ISR_EL1 != 0:
             return _AGAIN
     return Error.NO_ERROR

@@ -20,7 +20,7 @@ import gz.core.stage2 as stage2
 import gz.core.trace as trace
 import gz.core.vm as vms
 from gz.abi.errors import Error
-from gz.abi.memory import BLOCK_PAGES, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.descriptors import PAGE_SHIFT, VALID
 from gz.arm64.stolen_time import WINDOW_SIZE
@@ -45,6 +45,10 @@ if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
     from gz.core.vm import Vm
 
+#: What one step of a VM's end costs, in units of the end of a page: about a hundred instructions.
+_EFFORT = 120
+_BLOCK_EFFORT = 32
+_WIPE_EFFORT = 8
 _PFN_LIMIT = 1 << (48 - PAGE_SHIFT)
 _POPULATE_PAGES_MAX = 1 << 18  # in one call: the longest that the core is busy
 _GROUP = 8  # words of the mailbox that are looked at together
@@ -501,32 +505,45 @@ def _wipe(base: Pa, size: u64) -> None:
 def _restore(vm: Held[Vm], base: Pa, size: u64) -> None:
     """Private pages go back to the host; while they do they are nobody else's."""
     _wipe(base, size)
+    _hand_over(vm, base, size)
+
+
+def _hand_over(vm: Held[Vm], base: Pa, size: u64) -> None:
     host_memory.give(base, size)
     _reclaim(vm, base, size)
     vm.private_count -= size >> PAGE_SHIFT
 
 
-def give_back(vm: Held[Vm], budget: u64) -> bool:
-    """The end: about `budget` pages (0: all) return to the host, slot by slot.
+def give_back(vm: Held[Vm], budget: u64) -> u64:
+    """The end: about `budget` pages (0: any number) return to the host, slot by slot, as many as take a short time.
 
-    True: none is left. No TLB knows them any more.
+    No TLB knows them any more. Gives what is left of that time, in units of about a hundred instructions.
     """
+    if vm.lent_count == 0:
+        return _EFFORT
     left = budget if budget != 0 else ~u64(0)
-    while left != 0 and vm.lent_count != 0:
+    effort: u64 = _EFFORT
+    while left != 0 and effort != 0 and vm.lent_count != 0:
         slot = vm.slots[vm.given_slots]
         end = slot.base + (slot.page_count << PAGE_SHIFT)
         if slot.mapped == 0 or vm.given_back >= end:
             vm.given_slots += 1
             vm.given_back = Ipa(0)
+            effort -= 1
         else:
-            given = _give_back(vm, max(slot.base, vm.given_back), end, left)
+            given, effort = _give_back(vm, max(slot.base, vm.given_back), end, left, effort)
             vm.lent_count -= given
             left -= min(given, left)
-    return vm.lent_count == 0
+    return effort if vm.protected == 0 else 0  # blocks of the host's may have been merged on the way
 
 
-def _give_back(vm: Held[Vm], base: Ipa, end: Ipa, budget: u64) -> u64:
-    """Pages from `base` on, until the budget is spent or the entries of a table end; gives their number."""
+def _give_back(vm: Held[Vm], base: Ipa, end: Ipa, budget: u64, effort: u64) -> tuple[u64, u64]:
+    """Pages from `base` on, until budget or effort is spent or the entries of a table end; gives their number, and what
+    is left of the effort.
+
+    A leaf's private pages are all wiped, in as many calls as it takes, before the first of them is the host's: only a
+    whole block needs no new table there.
+    """
     given: u64 = 0
     at = base
     entry, shift = stage2.find(vm.stage2, at)
@@ -534,20 +551,65 @@ def _give_back(vm: Held[Vm], base: Ipa, end: Ipa, budget: u64) -> u64:
     while more:
         leaf = peek64(entry)
         if leaf != 0:
-            _return(vm, stage2.output(leaf), u64(1) << shift)
+            output = stage2.output(leaf)
+            if shift == PAGE_SHIFT:
+                effort -= min(effort, _return_page(vm, output))
+            else:
+                within = u64(at) & (BLOCK_SIZE - 1)
+                wiped = BLOCK_SIZE - within
+                if vm.private_count != 0:
+                    wiped = _wipe_private(output + within, wiped, effort)
+                if within + wiped < BLOCK_SIZE:
+                    vm.given_back = at + wiped
+                    return given, 0
+                _return_block(vm, output)
+                effort -= min(effort, _BLOCK_EFFORT)
             poke64(entry, 0)
             given += u64(1) << (shift - PAGE_SHIFT)
+        else:
+            effort -= 1
         at = stage2.after(at, shift)
         entry = entry + 8
-        more = at < end and given < budget and u64(entry) & (PAGE_SIZE - 1) != 0 and shift == PAGE_SHIFT
+        more = effort != 0 and at < end and given < budget and u64(entry) & (PAGE_SIZE - 1) != 0 and shift == PAGE_SHIFT
     vm.given_back = at
-    return given
+    return given, effort
 
 
-def _return(vm: Held[Vm], base: Pa, size: u64) -> None:
-    """A leaf's pages; the guest of a protected VM may have shown some of them."""
+def _wipe_private(base: Pa, size: u64, effort: u64) -> u64:
+    """Those of the rest of a block's pages that are; gives the bytes that are done with.
+
+    The last page is for a call of its own, in which the block returns.
+    """
+    end = max(size - PAGE_SIZE, PAGE_SIZE)
+    done: u64 = 0
+    while done < end and effort >= _WIPE_EFFORT:
+        first = done
+        while done < end and effort >= _WIPE_EFFORT and _is_hidden(base + done):
+            done += PAGE_SIZE
+            effort -= _WIPE_EFFORT
+        if done != first:
+            _wipe(base + first, done - first)
+        else:
+            done += PAGE_SIZE
+    return done
+
+
+def _return_page(vm: Held[Vm], page: Pa) -> u64:
+    """Gives its cost."""
+    if vm.private_count != 0 and _is_hidden(page):
+        _restore(vm, page, PAGE_SIZE)
+        return _WIPE_EFFORT
+    _take_back(vm, page, PAGE_SIZE)
+    return 1
+
+
+def _return_block(vm: Held[Vm], base: Pa) -> None:
+    """Its private pages are wiped; the guest of a protected VM may have shown some."""
+    if vm.private_count != 0 and vm.private_count == vm.lent_count:
+        _hand_over(vm, base, BLOCK_SIZE)
+        return
     at = base
-    end = base + size
+    end = base + BLOCK_SIZE
     while vm.private_count != 0 and at < end:
         hidden = _is_hidden(at)
         first = at
@@ -555,7 +617,7 @@ def _return(vm: Held[Vm], base: Pa, size: u64) -> None:
         while at < end and _is_hidden(at) == hidden:
             at = at + PAGE_SIZE
         if hidden:
-            _restore(vm, first, at - first)
+            _hand_over(vm, first, at - first)
         else:
             _take_back(vm, first, at - first)
     if at < end:

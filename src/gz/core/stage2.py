@@ -48,7 +48,7 @@ from gz.arm64.sysreg import sysreg
 from gz.bits import Ipa, Pa, Struct, Va, i64, table, u32, u64
 from gz.core.memory import va
 from gz.core.platform import machine
-from gz.metal import cold, inline, peek64, poke64
+from gz.metal import cold, inline, peek64, poke64, unroll
 
 #: Attributes of a leaf.
 NORMAL = int(Leaf(AF=1, SH=Shareability.INNER, S2AP=S2AP.READ_WRITE, MemAttr=MemAttr.NORMAL_WRITE_BACK))
@@ -67,6 +67,7 @@ _PA_SIZE_48 = 5  # VTCR_EL2.PS: what the 4 KiB granule addresses without FEAT_LP
 _IPA_BITS = table(u64, [min(bits, _IPA_BITS_MAX) for bits in PA_BITS] + [_IPA_BITS_MAX] * (16 - len(PA_BITS)))
 _ROOT_RESOLVES = GIGABYTE_SHIFT + TABLE_BITS
 _INDEX = TABLE_ENTRIES - 1
+_GROUP = 8  # entries that are looked at together
 _TLBI_SHIFT = 12  # TLBI IPAS2E1IS takes the address from bit 12 on
 _SINGLE_MAX = 32  # leaves that are worth invalidating one by one
 
@@ -75,6 +76,7 @@ class Stage2(Struct):
     root: Pa
     vmid: u32
     frames: u64  # of all its tables
+    destroyed: u64  # blocks of guest-physical addresses whose tables are gone
 
 
 @inline
@@ -124,28 +126,61 @@ def create(s: Stage2, vmid: u32) -> bool:
     s.root = root
     s.vmid = vmid
     s.frames = count
+    s.destroyed = 0
     dsb("ishst")
     return True
 
 
-def destroy(s: Stage2) -> None:
-    """Give the tables' frames back.
+def destroy(s: Stage2, steps: u64) -> bool:
+    """Give the tables' frames back, in steps of some thirty instructions. True: all are.
 
-    No CPU may run below them; the leaves' pages are the caller's business.
+    No CPU may run below them; the leaves' pages are the caller's business, and their entries are 0. Once it was called
+    nothing else may be.
     """
-    flush(s)
-    for i in range(limit() >> GIGABYTE_SHIFT):
-        upper = peek64(va(s.root) + 8 * i)
-        if upper & TYPE_MASK == TABLE:
-            for k in range(TABLE_ENTRIES):
-                lower = peek64(va(output(upper)) + 8 * k)
+    if s.destroyed == 0:
+        flush(s)
+    left = steps
+    block = s.destroyed
+    end = limit() >> BLOCK_SHIFT
+    while block < end and left != 0:
+        left -= 1
+        above = va(s.root) + 8 * (block >> TABLE_BITS)
+        if block & (_GROUP << TABLE_BITS) - 1 == 0 and _are_empty(above):
+            block += _GROUP << TABLE_BITS
+        elif peek64(above) & TYPE_MASK != TABLE:
+            block += TABLE_ENTRIES
+        else:
+            upper = output(peek64(above))
+            entry = va(upper) + 8 * (block & _INDEX)
+            if block & (_GROUP - 1) == 0 and _are_empty(entry):
+                block += _GROUP
+            else:
+                lower = peek64(entry)
                 if lower & TYPE_MASK == TABLE:
+                    poke64(entry, 0)
                     _free_table(s, output(lower))
-            _free_table(s, output(upper))
+                    left -= min(left, 1)
+                block += 1
+            if block & _INDEX == 0:
+                poke64(above, 0)
+                _free_table(s, upper)
+    s.destroyed = block
+    if block < end:
+        return False
     count = _root_frames()
     frames.free_run(s.root, count)
     s.frames -= count
     s.root = Pa(0)
+    return True
+
+
+@inline
+def _are_empty(entries: Va) -> bool:
+    """A group of them."""
+    found: u64 = 0
+    for i in unroll(range(_GROUP)):
+        found |= peek64(entries + 8 * i)
+    return found == 0
 
 
 @inline

@@ -212,18 +212,18 @@ def _reset(vm: Vm) -> None:
 
 
 def end(vm: Held[Vm], budget: u64) -> bool:
-    """Of a VM that is ENDING and has no vCPUs: about `budget` pages go back to the host, 0:
-    all.
+    """Of a VM that is ENDING and has no vCPUs: about `budget` pages (0: any number) go back to the host, as many as take
+    a short time, then the tables' frames.
 
     True: it was the last of them; the VM is gone, its handle free.
     """
-    if not slots.give_back(vm, budget):
+    left = slots.give_back(vm, budget)
+    if vm.lent_count != 0 or not stage2.destroy(vm.stage2, 4 * left):
         return False
     vgic_reset.destroy(vm)
     if vm.guard != 0:
         frames.free(vm.guard)
     if vm.stolen != 0:
         frames.free(vm.stolen)
-    stage2.destroy(vm.stage2)
     store_release(vm.used, FREE)
     return True
