@@ -551,18 +551,18 @@ def _give_back(vm: Held[Vm], base: Ipa, end: Ipa, budget: u64, effort: u64) -> t
     while more:
         leaf = peek64(entry)
         if leaf != 0:
-            output = stage2.output(leaf)
+            first = stage2.output(leaf)
             if shift == PAGE_SHIFT:
-                effort -= min(effort, _return_page(vm, output))
+                effort -= min(effort, _return_page(vm, first))
             else:
                 within = u64(at) & (BLOCK_SIZE - 1)
                 wiped = BLOCK_SIZE - within
                 if vm.private_count != 0:
-                    wiped = _wipe_private(output + within, wiped, effort)
+                    wiped = _wipe_private(first + within, wiped, effort)
                 if within + wiped < BLOCK_SIZE:
                     vm.given_back = at + wiped
                     return given, 0
-                _return_block(vm, output)
+                _return_block(vm, first)
                 effort -= min(effort, _BLOCK_EFFORT)
             poke64(entry, 0)
             given += u64(1) << (shift - PAGE_SHIFT)

@@ -212,8 +212,8 @@ def _reset(vm: Vm) -> None:
 
 
 def end(vm: Held[Vm], budget: u64) -> bool:
-    """Of a VM that is ENDING and has no vCPUs: about `budget` pages (0: any number) go back to the host, as many as take
-    a short time, then the tables' frames.
+    """Of a VM that is ENDING and has no vCPUs: about `budget` pages (0: any number) go back to the host, as many as
+    take a short time, then the tables' frames.
 
     True: it was the last of them; the VM is gone, its handle free.
     """
