@@ -26,7 +26,7 @@ READ_ONLY = 1 << 6
 
 @pytest.fixture(scope="module")
 def compiled() -> Host:
-    return Host(guest_calls.call)
+    return Host(guest_calls.call, stage2.guest_memory)
 
 
 @pytest.fixture
@@ -128,4 +128,17 @@ def test_without_frames_there_is_none(host: Host) -> None:
         pool.used[i] = word
     pool.hint = 0
     assert ask(host, vmid, ParavirtTime.STOLEN_TIME) == WINDOW
+    finish(host)
+
+
+@pytest.mark.parametrize("forced", [0, 1])
+def test_memory_is_of_the_guests_kind(host: Host, forced: int) -> None:
+    """With FEAT_S2FWB attributes mean something else: all but the right to write is as for RAM; nothing runs there."""
+    host.jit.storage("gz.core.platform.machine").forces_write_back = forced
+    vmid = make_vm(host)
+    at = ask(host, vmid, ParavirtTime.STOLEN_TIME)
+    vtcr, vttbr = host.machine.fn(stage2.vtcr)(), host.machine.fn(stage2.vttbr)(host.vm(vmid).stage2)
+    found = walk(host.machine.memory.read64, vtcr, vttbr, at)
+    ram = host.machine.fn(stage2.guest_memory)()
+    assert found is not None and found.attributes == ram & ~0x80 | 1 << 54
     finish(host)
