@@ -67,6 +67,7 @@ _PA_SIZE_48 = 5  # VTCR_EL2.PS: what the 4 KiB granule addresses without FEAT_LP
 _IPA_BITS = table(u64, [min(bits, _IPA_BITS_MAX) for bits in PA_BITS] + [_IPA_BITS_MAX] * (16 - len(PA_BITS)))
 _ROOT_RESOLVES = GIGABYTE_SHIFT + TABLE_BITS
 _INDEX = TABLE_ENTRIES - 1
+_LAST = 8 * _INDEX  # offset of a table's last entry
 _GROUP = 8  # entries that are looked at together
 _TLBI_SHIFT = 12  # TLBI IPAS2E1IS takes the address from bit 12 on
 _SINGLE_MAX = 32  # leaves that are worth invalidating one by one
@@ -313,7 +314,7 @@ def commit(s: Stage2, ipa: Ipa, size: u64) -> u64:
             if is_reserved(descriptor):
                 poke64(entry, descriptor | VALID)
                 made += u64(1) << shift
-                if shift == PAGE_SHIFT and last:
+                if shift == PAGE_SHIFT and last and peek64(Va(u64(entry) | _LAST)) & VALID != 0:
                     merge(s, here)
             entry = entry + 8
     dsb("ishst")
