@@ -19,8 +19,8 @@ from gz.arm64.descriptors import (
     Shareability,
     Stage1,
 )
-from gz.arm64.image import MAGIC, ImageFlags
 from gz.arm64.registers import SCTLR_EL1, SCTLR_EL1_RES1, TCR_EL1
+from gz.metal import startup
 from gz.metal.layout import STACK_STRIDE
 
 _DEVICE = Stage1(BLOCK, AttrIndx=MairIndex.DEVICE, AF=1, PXN=1, XN=1)
@@ -32,9 +32,7 @@ _TCR = TCR_EL1(
     ORGN0=Cacheability.WRITE_BACK,
     SH0=Shareability.INNER,
 )
-_PA_RANGE_MAX = 5  # 48 bits: 52 take another descriptor format
 _SCTLR = SCTLR_EL1(SCTLR_EL1_RES1, M=1, C=1, I=1, SA=1)
-_FLAGS = ImageFlags(PAGE_SIZE=1, ANYWHERE=1)
 
 #: What a function may change (procedure call standard, 6.1.1), in pairs.
 _SAVED = [(n, n + 1) for n in range(0, 18, 2)] + [(18, 29), (30, 31)]
@@ -89,28 +87,11 @@ def program(tree: str) -> str:
     """All of it; `tree` is the register that `payload` finds in its argument."""
     return (
         f"""
-    .section .head.text, "ax"
-    .global _start
-_start:
-    b primary_entry
-    .long 0
-    .quad 0
-    .quad __image_size
-    .quad {int(_FLAGS):#x}
-    .quad 0, 0, 0
-    .long {MAGIC:#x}
-    .long 0
-
+{startup.HEADER}
 primary_entry:
     msr daifset, #15
     mov x19, {tree}
-    adrp x0, __bss_start
-    add x0, x0, :lo12:__bss_start
-    adrp x1, __bss_end
-1:  stp xzr, xzr, [x0], #16
-    cmp x0, x1
-    b.lo 1b
-
+{startup.CLEAR_BSS}
     adrp x0, identity_table
     ldr x1, ={int(_DEVICE):#x}
     str x1, [x0]
@@ -122,18 +103,7 @@ primary_entry:
     cmp x2, #{TABLE_ENTRIES}
     b.ne 2b
 
-    // What was written with the caches off must not be hidden by lines from before.
-    mrs x2, ctr_el0
-    ubfx x2, x2, #16, #4
-    mov x3, #4
-    lsl x3, x3, x2
-    adrp x0, __bss_start
-    adrp x1, __image_end
-3:  dc ivac, x0
-    add x0, x0, x3
-    cmp x0, x1
-    b.lo 3b
-    dsb sy
+{startup.DROP_LINES}
     bl enable_mmu
     adrp x0, __stacks_start
     mov x1, #{STACK_STRIDE}
@@ -152,12 +122,7 @@ enable_mmu:
     ldr x0, ={int(MAIR):#x}
     msr mair_el1, x0
     ldr x0, ={int(_TCR):#x}
-    mrs x1, id_aa64mmfr0_el1
-    and x1, x1, #15
-    mov x2, #{_PA_RANGE_MAX}
-    cmp x1, x2
-    csel x1, x1, x2, lo
-    bfi x0, x1, #{TCR_EL1.IPS.low}, #{TCR_EL1.IPS.width}
+{startup.insert_pa_range(TCR_EL1.IPS.low, TCR_EL1.IPS.width)}
     msr tcr_el1, x0
     adrp x0, identity_table
     msr ttbr0_el1, x0

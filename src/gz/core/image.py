@@ -9,17 +9,15 @@ its index.
 from __future__ import annotations
 
 from gz.arm64.descriptors import MAIR, PAGE_SIZE, TG0_4K, Cacheability, Shareability
-from gz.arm64.image import MAGIC, ImageFlags
 from gz.arm64.registers import HCR_EL2, SCTLR_EL2, SCTLR_EL2_RES1, TCR_EL2, TCR_EL2_RES1
 from gz.bits import Va
-from gz.metal import assembly, extern, names
+from gz.metal import assembly, extern, names, startup
 from gz.metal.layout import STACK_STRIDE
 
 #: Stage 1 tables of EL2. Each ragged edge of a bank of RAM takes a level 2 and perhaps a level 3 table.
 TABLE_COUNT = 40
 
 _VA_BITS = 48
-_PA_RANGE_MAX = 5  # 48 bits: 52 take another descriptor format
 _CURRENT_EL2 = 2 << 2
 
 _TCR = TCR_EL2(
@@ -30,10 +28,8 @@ _TCR = TCR_EL2(
     SH0=Shareability.INNER,
     TG0=TG0_4K,
 )
-_PS_LOW = TCR_EL2.PS.low
-_PS_WIDTH = TCR_EL2.PS.high - TCR_EL2.PS.low + 1
+
 _SCTLR = SCTLR_EL2(SCTLR_EL2_RES1, M=1, A=1, C=1, SA=1, I=1, WXN=1)
-_FLAGS = ImageFlags(PAGE_SIZE=1, ANYWHERE=1)
 
 
 @extern
@@ -118,27 +114,11 @@ def _symbol(function: str, symbol: str) -> str:
 
 assembly(
     f"""
-    .section .head.text, "ax"
-    .global _start
-_start:
-    b primary_entry
-    .long 0
-    .quad 0
-    .quad __image_size
-    .quad {int(_FLAGS):#x}
-    .quad 0, 0, 0
-    .long {MAGIC:#x}
-    .long 0
-
+{startup.HEADER}
 primary_entry:
     msr daifset, #15
     mov x19, x0
-    adrp x0, __bss_start
-    add x0, x0, :lo12:__bss_start
-    adrp x1, __bss_end
-1:  stp xzr, xzr, [x0], #16
-    cmp x0, x1
-    b.lo 1b
+{startup.CLEAR_BSS}
     adrp x2, __stacks_start
     mov x3, #{STACK_STRIDE}
     add sp, x2, x3
@@ -150,18 +130,7 @@ primary_entry:
     b.eq 2f
     bl without_el2
 2:  bl prepare_tables
-    // What was written with the caches off must not be hidden by lines from before.
-    mrs x2, ctr_el0
-    ubfx x2, x2, #16, #4
-    mov x3, #4
-    lsl x3, x3, x2
-    adrp x0, __bss_start
-    adrp x1, __image_end
-3:  dc ivac, x0
-    add x0, x0, x3
-    cmp x0, x1
-    b.lo 3b
-    dsb sy
+{startup.DROP_LINES}
     mov x20, #0
     b enable_mmu
 
@@ -177,12 +146,7 @@ enable_mmu:
     ldr x0, ={int(MAIR):#x}
     msr mair_el2, x0
     ldr x0, ={int(_TCR):#x}
-    mrs x1, id_aa64mmfr0_el1
-    and x1, x1, #15
-    mov x2, #{_PA_RANGE_MAX}
-    cmp x1, x2
-    csel x1, x1, x2, lo
-    bfi x0, x1, #{_PS_LOW}, #{_PS_WIDTH}
+{startup.insert_pa_range(TCR_EL2.PS.low, TCR_EL2.PS.width)}
     msr tcr_el2, x0
     adrp x0, core_tables
     msr ttbr0_el2, x0
