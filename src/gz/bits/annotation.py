@@ -82,6 +82,7 @@ def _held(type: Type, node: ast.expr | None = None) -> HeldType:
 
 
 def register_type(register: type[Register]) -> RegisterType:
+    """The type of values of a register class."""
     return RegisterType(register, _WIDTHS[register.WIDTH])
 
 

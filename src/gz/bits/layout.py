@@ -139,6 +139,7 @@ class LayoutMeta(type):
 
     @property
     def is_window(cls) -> bool:
+        """Is it a device window?"""
         return issubclass(cls, Window)
 
     @property
@@ -153,6 +154,7 @@ class LayoutMeta(type):
 
     @property
     def align(cls) -> int:
+        """Bytes, a power of two."""
         return cls._layout()[2]
 
     @property

@@ -21,10 +21,12 @@ class BitField:
 
     @property
     def width(self) -> int:
+        """Bits."""
         return self.high - self.low + 1
 
     @property
     def shift(self) -> int:
+        """The number of its lowest bit."""
         return self.low
 
     @property
@@ -33,6 +35,7 @@ class BitField:
         return ((1 << self.width) - 1) << self.low
 
     def insert(self, word: int, value: int) -> int:
+        """`word` with the field set. ValueError if the value does not fit."""
         if not 0 <= value < 1 << self.width:
             raise ValueError(f"{self.name} has {self.width} bits: {value:#x} does not fit")
         return word & ~self.mask | value << self.low

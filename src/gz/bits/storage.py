@@ -30,6 +30,7 @@ class Declared:
 
     @property
     def name(self) -> str:
+        """Full name: module and variable."""
         module = sys.modules.get(self.module)
         for name, value in vars(module).items() if module else ():
             if value is self:
@@ -73,6 +74,7 @@ class FunctionTable(Declared, Sequence[Any]):
         self._signature, self.functions = signature, tuple(functions)
 
     def signature(self) -> FunctionType:
+        """Parameters and result. TypeError if the annotation is no Callable."""
         module = sys.modules.get(self.module)
         type = annotations.type_of(self._signature, vars(module) if module else {})
         if not isinstance(type, FunctionType):

@@ -30,18 +30,22 @@ class IntType(Type):
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return self.bits // 8
 
     @property
     def align(self) -> int:
+        """Bytes."""
         return self.bits // 8
 
     @property
     def minimum(self) -> int:
+        """The least value."""
         return -(1 << self.bits - 1) if self.signed else 0
 
     @property
     def maximum(self) -> int:
+        """The greatest value."""
         return (1 << self.bits - self.signed) - 1
 
     def wrap(self, value: int) -> int:
@@ -98,10 +102,12 @@ class EnumType(Type):
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return self.base.size
 
     @property
     def align(self) -> int:
+        """Bytes."""
         return self.base.align
 
     def __str__(self) -> str:
@@ -117,10 +123,12 @@ class RegisterType(Type):
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return self.base.size
 
     @property
     def align(self) -> int:
+        """Bytes."""
         return self.base.align
 
     def __str__(self) -> str:
@@ -135,14 +143,17 @@ class LayoutType(Type):
 
     @property
     def size(self) -> int:
+        """Bytes."""
         return self.layout.size
 
     @property
     def align(self) -> int:
+        """Bytes."""
         return self.layout.align
 
     @property
     def window(self) -> bool:
+        """Is it a device window?"""
         return self.layout.is_window
 
     def __str__(self) -> str:
@@ -188,12 +199,14 @@ class ArrayType(Type):
 
     @property
     def size(self) -> int:
+        """Bytes."""
         if self.count is None:
             raise TypeError(f"{self} has no length: give it one with array(n)")
         return size_of(self.element) * self.count
 
     @property
     def align(self) -> int:
+        """Bytes."""
         return align_of(self.element)
 
     def __str__(self) -> str:
@@ -202,6 +215,8 @@ class ArrayType(Type):
 
 @dataclass(frozen=True)
 class TupleType(Type):
+    """Several results of a call."""
+
     elements: tuple[Type, ...]
 
     def __str__(self) -> str:
@@ -210,6 +225,8 @@ class TupleType(Type):
 
 @dataclass(frozen=True)
 class FunctionType(Type):
+    """The signature of a table of functions."""
+
     parameters: tuple[Type, ...]
     result: Type
 
@@ -244,6 +261,7 @@ def size_of(type: Type) -> int:
 
 
 def align_of(type: Type) -> int:
+    """Bytes. TypeError if it cannot lie in memory."""
     return _memory(type).align
 
 

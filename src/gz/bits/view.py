@@ -61,6 +61,7 @@ def load(memory: memoryview, offset: int, type: Type) -> Any:
 
 
 def store(memory: memoryview, offset: int, type: Type, value: Any) -> None:
+    """Write the value at `offset` with one store. TypeError for structs and arrays."""
     if isinstance(type, LayoutType | ArrayType):
         raise TypeError(f"{type} lies in place: assign to what it contains")
     if isinstance(type, PointerType):

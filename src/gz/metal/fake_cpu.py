@@ -70,6 +70,7 @@ PAGE_SIZE = -(-(Word.RECORD + 4 * RECORD_COUNT) * 8 // mmap.PAGESIZE) * mmap.PAG
 
 
 def word(name: Word, index: int = 0) -> str:
+    """The operand that points to a word of the shared state."""
     return f"inttoptr (i64 {PAGE_ADDRESS + 8 * (name + index)} to ptr)"
 
 
@@ -88,6 +89,7 @@ class Signature:
 
     @classmethod
     def of(cls, function: llvm.ValueRef) -> Signature:
+        """The signature of a function of a module."""
         type = function.global_value_type
         return cls(str(type.get_function_return()), tuple(map(str, type.get_function_parameters())))
 
@@ -106,6 +108,7 @@ CALLBACKS = {
 
 
 def jump(status: Status) -> str:
+    """The call that leaves compiled code with this status."""
     return f"""\
   %frame = load volatile ptr, ptr {word(Word.FRAME)}, align 8
   store volatile i64 0, ptr {word(Word.FRAME)}, align 8
@@ -115,6 +118,7 @@ def jump(status: Status) -> str:
 
 
 def record(kind: Kind, *values: str) -> str:
+    """The instructions that append a record of words."""
     lines = [
         f"  %count = load i64, ptr {word(Word.RECORDS)}, align 8",
         f"  %slot = and i64 %count, {RECORD_COUNT - 1}",

@@ -30,6 +30,7 @@ def marks(function: Any) -> frozenset[str]:
 
 
 def hook_of(function: Any) -> str | None:
+    """The name given to @hook, if any."""
     return getattr(function, _HOOK, None)
 
 

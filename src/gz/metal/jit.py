@@ -282,6 +282,7 @@ class Jit:
         return found
 
     def clear_events(self) -> None:
+        """Forget the events so far."""
         self._event_count[0] = 0
 
     def on_read(self, name: str, function: Callable[[], int] | None) -> None:
@@ -313,6 +314,7 @@ class Jit:
         self._on("hvc", function)
 
     def on_smc(self, function: Callable[..., Any] | None) -> None:
+        """Who answers smc: called with x0 to x7, gives x0 and so on. None: nobody."""
         self._on("smc", function)
 
     def on_doorbell(self, function: Callable[..., Any] | None) -> None:

@@ -59,6 +59,7 @@ class Symbol(NamedTuple):
 
     @property
     def defined(self) -> bool:
+        """Does it lie in a section of this file?"""
         return SHN_UNDEF < self.section < SHN_LORESERVE
 
 
@@ -84,6 +85,7 @@ class ObjectFile:
 
     @cached_property
     def sections(self) -> list[Section]:
+        """The section header table."""
         rows = [
             _SECTION.unpack_from(self.data, self._sections_at + number * _SECTION.size)
             for number in range(self._section_count)
@@ -93,6 +95,7 @@ class ObjectFile:
 
     @cached_property
     def segments(self) -> list[Segment]:
+        """The program header table."""
         rows = (
             _SEGMENT.unpack_from(self.data, self._segments_at + number * _SEGMENT.size)
             for number in range(self._segment_count)
@@ -110,6 +113,7 @@ class ObjectFile:
         return self._symbols(SHT_DYNSYM)
 
     def section(self, name: str) -> Section | None:
+        """The first section of this name."""
         return next((section for section in self.sections if section.name == name), None)
 
     def contents(self, part: Section | Segment) -> bytes:

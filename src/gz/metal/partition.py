@@ -35,6 +35,7 @@ class Function:
 
     @property
     def copied(self) -> bool:
+        """Does every module that calls it get a copy to inline?"""
         head = self.text.partition("\n")[0]
         return "alwaysinline" in head or (len(self.text) <= SMALL and " noinline" not in head and " cold" not in head)
 

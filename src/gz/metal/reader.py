@@ -29,6 +29,7 @@ class Source:
 
     @property
     def lines(self) -> list[str]:
+        """The lines of the file."""
         return linecache.getlines(self.file, self.function.__globals__)
 
     @property
@@ -68,6 +69,7 @@ def _column(line: str, offset: int) -> int:
 
 @functools.cache
 def stable_path(module: str, file: str) -> str:
+    """A module's file below the root of its packages."""
     parts = os.path.abspath(file).split(os.sep)
     depth = module.count(".") + 1 + (parts[-1] == "__init__.py")
     if module == "__main__" or ("." not in module and parts[-1] != "__init__.py"):

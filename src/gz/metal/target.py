@@ -56,10 +56,12 @@ class Target:
 
     @property
     def fake(self) -> bool:
+        """Is the CPU fake?"""
         return self.machine is Machine.FAKE
 
     @property
     def arm64(self) -> bool:
+        """Is it AArch64?"""
         return self.triple.startswith("aarch64")
 
 

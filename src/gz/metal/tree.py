@@ -28,6 +28,7 @@ class Variable:
 
 
 def full_name(function: Callable[..., Any]) -> str:
+    """Module and qualified name."""
     return f"{function.__module__}.{function.__qualname__}".replace("<locals>.", "")
 
 
@@ -50,6 +51,8 @@ class Signature:
 
 @dataclass(slots=True, eq=False)
 class Expression:
+    """A value; calls without a result have the type NONE."""
+
     type: Type
     at: Position
 
@@ -137,6 +140,8 @@ class Slice(Expression):
 
 @dataclass(slots=True, eq=False)
 class Length(Expression):
+    """The number of elements of an array reference."""
+
     array: Expression
 
 
@@ -183,11 +188,15 @@ class Logic(Expression):
 
 @dataclass(slots=True, eq=False)
 class Not(Expression):
+    """The other truth value."""
+
     operand: Expression
 
 
 @dataclass(slots=True, eq=False)
 class IsNone(Expression):
+    """Is the reference None?"""
+
     operand: Expression
 
 
@@ -228,6 +237,8 @@ class Insert(Expression):
 
 @dataclass(slots=True, eq=False)
 class Tuple(Expression):
+    """Several values as one."""
+
     elements: Sequence[Expression]
 
 
@@ -241,6 +252,8 @@ class Item(Expression):
 
 @dataclass(slots=True, eq=False)
 class Call(Expression):
+    """A direct call."""
+
     signature: Signature
     arguments: Sequence[Expression]
 
@@ -286,11 +299,15 @@ class Piece:
 
 @dataclass(slots=True, eq=False)
 class Statement:
+    """What is executed for its effect."""
+
     at: Position
 
 
 @dataclass(slots=True, eq=False)
 class Assign(Statement):
+    """A value into a local."""
+
     variable: Variable
     value: Expression
 
@@ -315,6 +332,8 @@ class Update(Statement):
 
 @dataclass(slots=True, eq=False)
 class Copy(Statement):
+    """The bytes of a struct or array; `align` holds for both sides."""
+
     target: Expression
     source: Expression
     size: int
@@ -323,11 +342,15 @@ class Copy(Statement):
 
 @dataclass(slots=True, eq=False)
 class Evaluate(Statement):
+    """An expression whose value, if any, is dropped."""
+
     value: Expression
 
 
 @dataclass(slots=True, eq=False)
 class If(Statement):
+    """Two ways; either may be empty."""
+
     condition: Expression
     yes: Sequence[Statement]
     no: Sequence[Statement]
@@ -335,6 +358,8 @@ class If(Statement):
 
 @dataclass(slots=True, eq=False)
 class While(Statement):
+    """The body as long as the condition holds."""
+
     condition: Expression
     body: Sequence[Statement]
 
@@ -373,6 +398,8 @@ class Unroll(Statement):
 
 @dataclass(slots=True, eq=False)
 class Case:
+    """The numbers of a case, its guard and its body."""
+
     values: Sequence[int]
     guard: Expression | None
     body: Sequence[Statement]
@@ -389,38 +416,49 @@ class Switch(Statement):
 
 @dataclass(slots=True, eq=False)
 class Break(Statement):
-    pass
+    """To behind the innermost loop."""
+
 
 
 @dataclass(slots=True, eq=False)
 class Continue(Statement):
-    pass
+    """To the innermost loop's next turn."""
+
 
 
 @dataclass(slots=True, eq=False)
 class Return(Statement):
+    """Back to the caller."""
+
     value: Expression | None
 
 
 @dataclass(slots=True, eq=False)
 class Assert(Statement):
+    """A panic with a text unless the condition holds."""
+
     condition: Expression
     pieces: Sequence[Piece]
 
 
 @dataclass(slots=True, eq=False)
 class Log(Statement):
+    """A line of text and numbers."""
+
     pieces: Sequence[Piece]
 
 
 @dataclass(slots=True, eq=False)
 class Panic(Statement):
+    """The end, with a text."""
+
     pieces: Sequence[Piece]
 
 
 @dataclass(slots=True, eq=False)
 class Trap(Statement):
-    pass
+    """The end, without one."""
+
 
 
 @dataclass(slots=True, eq=False)
@@ -435,4 +473,5 @@ class Function:
 
 
 def truth(value: bool, at: Position) -> Constant:
+    """True or False as a constant."""
     return Constant(BOOL, at, int(value))

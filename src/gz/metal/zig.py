@@ -86,4 +86,5 @@ def assemble(source: str, target: str, output: str, directory: Path) -> None:
 
 
 def link(inputs: Sequence[str], output: str, directory: Path, options: Sequence[str]) -> None:
+    """Objects to an executable or library, by lld; warnings are errors. ToolError."""
     run("ld.lld", ["--build-id=none", "--fatal-warnings", *options, *inputs, "-o", output], directory)

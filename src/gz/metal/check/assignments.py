@@ -38,6 +38,7 @@ _U64: Any = u64
 
 
 def assign(scope: Scope, node: ast.Assign) -> list[tree.Statement]:
+    """`target = value`, or a tuple of targets."""
     if len(node.targets) != 1:
         raise Refusal(node.targets[1], "one assignment has one target", "write two statements")
     target = node.targets[0]
@@ -57,6 +58,7 @@ def _store(scope: Scope, target: ast.expr, source: ast.expr, node: ast.stmt) -> 
 
 
 def known_variable(scope: Scope, target: ast.Name) -> Variable | None:
+    """The local that has this name already."""
     if target.id in scope.poisoned:
         raise Poisoned
     return scope.variables.get(target.id)
@@ -96,6 +98,7 @@ def declare(scope: Scope, target: ast.Name, type: Type) -> Variable:
 
 
 def refuse_shadow(scope: Scope, target: ast.Name | ast.arg) -> None:
+    """Refuse a local that would hide a name of the module or of Python."""
     name = target.id if isinstance(target, ast.Name) else target.arg
     if name in scope.constants:
         raise Refusal(target, f"{name} is a constant of this unrolled loop")

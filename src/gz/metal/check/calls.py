@@ -45,6 +45,7 @@ _VOCABULARY = ("gz.bits.", "gz.metal.")
 
 
 def call(scope: Scope, node: ast.Call, wanted: Type | None) -> tree.Expression:
+    """A call of whatever can be called: build-time functions first."""
     item = static(scope, node)
     if item is not MISSING:
         return expressions.from_object(scope, item, node, wanted)
@@ -183,6 +184,7 @@ def _through_table(scope: Scope, node: ast.Call, table: FunctionTable, access: a
 
 
 def one_argument(scope: Scope, node: ast.Call, name: str) -> ast.expr:
+    """The argument of a call that takes exactly one."""
     if len(node.args) != 1 or node.keywords or isinstance(node.args[0], ast.Starred):
         raise Refusal(node, f"{name} takes one argument")
     return node.args[0]

@@ -32,6 +32,7 @@ class Condition:
 
 
 def condition(scope: Scope, node: ast.expr) -> Condition:
+    """An expression as a condition, and what is not None on either way."""
     if isinstance(node, ast.BoolOp):
         return _logic(scope, node)
     if isinstance(node, ast.UnaryOp) and isinstance(node.op, ast.Not):

@@ -47,11 +47,13 @@ def integer_of(type: Type) -> IntType | None:
 
 
 def shown(node: ast.AST) -> str:
+    """Syntax as messages quote it."""
     text = ast.unparse(node)
     return text if len(text) <= 40 else "…"
 
 
 def may_be_none(node: ast.AST) -> Refusal:
+    """The error of a reference used before it was tested."""
     hint = "test it first: if … is not None"
     if not isinstance(node, ast.Name):
         hint = "put it into a local and test that"
@@ -89,6 +91,7 @@ def coerce(value: tree.Expression, target: Type, node: ast.AST) -> tree.Expressi
 
 
 def describe(type: Type) -> str:
+    """A type as messages name it."""
     return "a call without a result" if type is NONE else str(type)
 
 
@@ -131,6 +134,7 @@ def _in_range(number: int, modular: bool, target: IntType, node: ast.AST, shown_
 
 
 def spelled(number: int) -> str:
+    """A number as messages spell it: hexadecimal if it is large."""
     return str(number) if abs(number) < 1 << 16 else f"{number:#x}"
 
 
@@ -237,6 +241,7 @@ def lower(value: tree.Expression, node: ast.AST) -> tree.Expression:
 
 
 def require_bool(value: tree.Expression, node: ast.AST) -> tree.Expression:
+    """The value if it is a bool; nothing converts to one by itself."""
     if value.type is BOOL or isinstance(value.type, BoolType):
         return value
     raise Refusal(node, f"a condition is a bool, this is {describe(value.type)}", _hint(value.type, BOOL, node))

@@ -100,6 +100,7 @@ def _kind(item: Any) -> str:
 
 
 def declared(item: Storage | Table, at: tree.Position) -> tree.Expression:
+    """A reference to storage or a table."""
     type = item.type if isinstance(item, Storage) else ArrayType(item.element, len(item), constant=True)
     window = isinstance(type, LayoutType) and type.window
     place = tree.Declared(type, at, window, isinstance(item, Table), item)

@@ -37,6 +37,7 @@ _WIDTHS: dict[str, Any] = {"8": u8, "16": u16, "32": u32, "64": u64}
 
 
 def call(scope: Scope, node: ast.Call, intrinsic: Intrinsic, wanted: Type | None) -> tree.Expression:
+    """An intrinsic with a value."""
     for keyword in node.keywords:
         raise Refusal(keyword, f"{intrinsic.name} takes its arguments by position")
     needed = sum(parameter.default is parameter.empty for parameter in intrinsic.parameters)
@@ -105,6 +106,7 @@ def _peek(scope: Scope, node: ast.Call, intrinsic: Intrinsic) -> tree.Expression
 
 
 def poke(scope: Scope, node: ast.Call, intrinsic: Intrinsic) -> tree.Statement:
+    """A store to an address."""
     type = _WIDTHS[intrinsic.name.removeprefix("poke")]
     place = _pointed(scope, node.args[0], type)
     return tree.Store(scope.at(node), place, expressions.value(scope, node.args[1], type), "once")
@@ -177,6 +179,7 @@ def _is_scalar_place(scope: Scope, node: ast.expr) -> bool:
 
 
 def copy(scope: Scope, node: ast.Call) -> tree.Statement:
+    """A struct or array copied over another of its type."""
     target = expressions.expression(scope, node.args[0])
     source = expressions.expression(scope, node.args[1])
     kinds = [places.present(value, part) for value, part in zip((target, source), node.args, strict=True)]

@@ -59,6 +59,7 @@ def _refuse_else(node: ast.For | ast.While) -> None:
 
 
 def while_loop(scope: Scope, node: ast.While) -> list[tree.Statement]:
+    """`while`: the test narrows its body and what is behind."""
     _refuse_else(node)
     _forget(scope, node.body)
     test = condition(scope, node.test)
@@ -74,6 +75,7 @@ def while_loop(scope: Scope, node: ast.While) -> list[tree.Statement]:
 
 
 def for_loop(scope: Scope, node: ast.For) -> list[tree.Statement]:
+    """`for` over a range, an array, or unrolled."""
     _refuse_else(node)
     source = node.iter
     if isinstance(source, ast.Call):

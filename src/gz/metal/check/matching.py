@@ -17,6 +17,7 @@ from gz.metal.errors import Refusal
 
 
 def match(scope: Scope, node: ast.Match) -> list[tree.Statement]:
+    """`match` on an enumeration or integer: every value once, none of an enumeration missing."""
     subject = expressions.typed(scope, node.subject)
     kind = subject.type
     base = integer_of(kind)

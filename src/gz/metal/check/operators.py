@@ -72,6 +72,7 @@ _EXACT_BITS_MAX = 4096
 
 
 def binary(scope: Scope, node: ast.BinOp, wanted: Type | None) -> tree.Expression:
+    """Two operands and an operator; exact numbers take the width of the other one."""
     symbol = SYMBOLS.get(type(node.op))
     if symbol is None:
         raise refused_operator(node, node.op)
@@ -88,6 +89,7 @@ def binary(scope: Scope, node: ast.BinOp, wanted: Type | None) -> tree.Expressio
 
 
 def refused_operator(node: ast.AST, operator: ast.operator) -> Refusal:
+    """The error for operators that the language lacks."""
     sign = _REFUSED[type(operator)]
     return Refusal(node, f"{sign} is not in the language", "integers are divided by //" * (sign == "/"))
 
@@ -199,6 +201,7 @@ def _address(
 
 
 def shift(scope: Scope, node: ast.BinOp, symbol: str, hint: Type | None) -> tree.Expression:
+    """`<<` and `>>`: the result has the type of what is shifted."""
     left = expressions.expression(scope, node.left, hint)
     right = expressions.expression(scope, node.right)
     return combine_shift(scope, symbol, left, right, (node.left, node.right), node, hint)
@@ -213,6 +216,7 @@ def combine_shift(
     node: ast.expr,
     hint: Type | None,
 ) -> tree.Expression:
+    """The same with operands that are checked already."""
     at = scope.at(node)
     if isinstance(left, tree.Constant) and isinstance(right, tree.Constant):
         folded = _exact(symbol, left, right, node)
@@ -238,6 +242,7 @@ def combine_shift(
 
 
 def unary(scope: Scope, node: ast.UnaryOp, wanted: Type | None) -> tree.Expression:
+    """`-`, `~`, `+` and `not`."""
     at = scope.at(node)
     if isinstance(node.op, ast.Not):
         return condition(scope, node).tree
@@ -279,6 +284,7 @@ _EXACT_COMPARISONS: dict[str, Callable[[int, int], bool]] = {
 
 
 def compare(scope: Scope, node: ast.Compare, wanted: Type | None) -> tree.Expression:
+    """A comparison or a chain of them; all operands get one type."""
     if any(isinstance(op, ast.Is | ast.IsNot) for op in node.ops):
         return _identity(scope, node)
     symbols = [_COMPARISONS.get(type(op), "") for op in node.ops]
@@ -379,4 +385,5 @@ def _identity(scope: Scope, node: ast.Compare) -> tree.Expression:
 
 
 def logic(scope: Scope, node: ast.BoolOp, wanted: Type | None) -> tree.Expression:
+    """`and` and `or` as a value."""
     return condition(scope, node).tree

@@ -58,6 +58,7 @@ def attribute(scope: Scope, node: ast.Attribute) -> tree.Expression:
 
 
 def member(scope: Scope, node: ast.Attribute, base: tree.Expression) -> tree.Place:
+    """The place of a field."""
     target = base.type.target if isinstance(base.type, PointerType) else None
     if not isinstance(target, LayoutType):
         hint = "an array has len() and elements" if isinstance(target or base.type, ArrayType) else ""
@@ -74,6 +75,7 @@ def member(scope: Scope, node: ast.Attribute, base: tree.Expression) -> tree.Pla
 
 
 def fields_of(layout: Any, node: ast.AST) -> dict[str, Any]:
+    """A layout's fields; what is wrong with them is the error of this node."""
     try:
         return layout.fields
     except TypeError as error:
@@ -89,6 +91,7 @@ def _bits(base: tree.Expression, type: RegisterType, node: ast.Attribute, at: tr
 
 
 def bit_field(type: RegisterType, name: str, node: ast.AST) -> BitField:
+    """A register's field by its name."""
     fields = type.register.FIELDS
     if name not in fields:
         raise Refusal(node, f"{type} has no field {name}", similar(name, fields))
@@ -119,6 +122,7 @@ def _registers(owner: type) -> dict[str, SysReg]:
 
 
 def read_register(register: SysReg, node: ast.AST, at: tree.Position) -> tree.Expression:
+    """A system register as a value; refused if it is write-only."""
     if register.access == "wo":
         raise Refusal(node, f"{register.name} can only be written")
     word: Any = u64
@@ -126,6 +130,7 @@ def read_register(register: SysReg, node: ast.AST, at: tree.Position) -> tree.Ex
 
 
 def write_register(register: SysReg, value: tree.Expression, node: ast.AST, at: tree.Position) -> tree.Statement:
+    """A store to a system register; refused if it is read-only."""
     if register.access == "ro":
         raise Refusal(node, f"{register.name} can only be read")
     from gz.bits.types import NONE
@@ -156,6 +161,7 @@ def _item(scope: Scope, node: ast.Subscript, base: tree.Expression, type: TupleT
 
 
 def element(scope: Scope, node: ast.Subscript, base: tree.Expression) -> tree.Place:
+    """The place of an array's element; a constant index is checked now."""
     array = base.type
     if isinstance(array, PointerType):
         array = present(base, node.value)
@@ -225,10 +231,12 @@ def referred(value: tree.Expression, node: ast.expr) -> tuple[int, int]:
 
 
 def writable(place: tree.Place, node: ast.AST) -> tree.Place:
+    """The place, unless it is constant."""
     if place.constant:
         raise Refusal(node, "this is a constant table: it cannot be written")
     return place
 
 
 def is_scalar(type: Type) -> bool:
+    """Does one load or store hold it?"""
     return not isinstance(type, LayoutType | ArrayType | TupleType)

@@ -29,6 +29,7 @@ class Flow:
     maybe_held: set[Variable] = field(default_factory=set[Variable])
 
     def copy(self) -> Flow:
+        """The same, to be changed apart."""
         return Flow(set(self.assigned), set(self.present), self.reachable, set(self.held), set(self.maybe_held))
 
     def merge(self, other: Flow) -> Flow:
@@ -46,6 +47,7 @@ class Flow:
 
     @staticmethod
     def nowhere() -> Flow:
+        """What holds where control never comes."""
         return Flow(reachable=False)
 
 
@@ -82,14 +84,17 @@ class Scope:
         self.closure = dict(cells)
 
     def at(self, node: ast.AST) -> Position:
+        """Where a node is."""
         place: Any = node
         return place.lineno, place.col_offset + 1
 
     def report(self, refusal: Refusal, statement: ast.AST) -> None:
+        """Note an error, at its node or else at the statement."""
         node = refusal.node if refusal.node is not None else statement
         self.diagnostics.append(self.source.diagnostic(node, refusal.message, refusal.hint))
 
     def new_variable(self, name: str, type: Type, node: ast.AST) -> Variable:
+        """A local; its name is not yet bound."""
         variable = Variable(name, type, self.at(node))
         self.all_variables.append(variable)
         return variable
@@ -113,6 +118,7 @@ class Scope:
         return getattr(builtins, name, MISSING)
 
     def undefined(self, node: ast.Name) -> Refusal:
+        """The error for a name that stands for nothing, with a similar one."""
         known = {*self.variables, *self.globals, *self.constants, "min", "max", "abs", "len", "range"}
         return Refusal(node, f"{node.id} is not defined", similar(node.id, known))
 

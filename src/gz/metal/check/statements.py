@@ -58,6 +58,7 @@ def _poison(scope: Scope, node: ast.stmt) -> None:
 
 
 def statement(scope: Scope, node: ast.stmt) -> list[tree.Statement]:
+    """One statement; Refusal for the first error in it."""
     rule = _RULES.get(type(node))
     if rule is None:
         name = _NAMES.get(type(node), type(node).__name__)
@@ -132,6 +133,7 @@ _INTRINSICS: dict[str, Callable[[Scope, ast.Call, Intrinsic], tree.Statement]] =
 
 
 def refuse_constant(test: Condition, node: ast.expr) -> None:
+    """Refuse a condition that is always the same and names no constant."""
     if test.always is not None and not _is_build_time_choice(node):
         raise Refusal(node, f"this condition is always {test.always}")
 

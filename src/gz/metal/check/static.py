@@ -82,6 +82,7 @@ def _attribute(scope: Scope, node: ast.Attribute) -> Any:
 
 
 def attribute(base: Any, node: ast.Attribute) -> Any:
+    """A build-time object's attribute; what is missing is the program's error."""
     try:
         value = getattr(base, node.attr)
     except AttributeError:

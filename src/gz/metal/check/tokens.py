@@ -49,6 +49,7 @@ def refuse_loose(scope: Scope) -> None:
 
 
 def read(scope: Scope, variable: Variable, node: ast.Name) -> None:
+    """Refuse the use of a token that was released."""
     if not isinstance(variable.type, HeldType) or variable.parameter or variable in scope.flow.held:
         return
     how = "may have been" if variable in scope.flow.maybe_held else "was"

@@ -45,9 +45,11 @@ class Body:
         return name
 
     def do(self, text: str) -> None:
+        """An instruction without a result."""
         self.lines.append(f"  {text}{self.location}")
 
     def label(self, hint: str) -> str:
+        """A new name for a block."""
         self._count += 1
         return f"{hint}{self._count}"
 
@@ -59,13 +61,16 @@ class Body:
         self.block, self.terminated = label, False
 
     def jump(self, label: str) -> None:
+        """End the block by a jump, unless it has ended."""
         if not self.terminated:
             self.end(f"br label %{label}")
 
     def branch(self, condition: str, yes: str, no: str, weights: str = "") -> None:
+        """End the block by a conditional jump."""
         self.end(f"br i1 {condition}, label %{yes}, label %{no}{weights}")
 
     def end(self, text: str) -> None:
+        """End the block by this instruction."""
         self.do(text)
         self.terminated = True
 

@@ -30,18 +30,23 @@ class NoDebug:
     """Where nobody will look."""
 
     def location(self, position: tree.Position, scope: str) -> str:
+        """The node of a line and column."""
         return ""
 
     def function(self, function: tree.Function) -> tuple[str, str]:
+        """A function's scope, and what is attached to its definition."""
         return "", ""
 
     def locals(self, body: Body, function: tree.Function) -> list[str]:
+        """Records that tie locals to their slots."""
         return []
 
     def variable(self, item: Storage, local: bool, unique: bool) -> str:
+        """What is attached to storage's definition."""
         return ""
 
     def emit(self) -> list[str]:
+        """The lines of all nodes."""
         return []
 
 

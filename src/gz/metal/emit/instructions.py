@@ -19,6 +19,7 @@ RESULT = "{i64, i64, i64, i64}"
 
 
 def instruction(body: Body, node: tree.Instruction) -> str:
+    """An instruction of the architecture, for the target or the fake CPU."""
     operands = [values.value(body, operand) for operand in node.operands]
     body.at(node.at)
     machine = body.module.target.machine

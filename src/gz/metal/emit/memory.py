@@ -62,6 +62,7 @@ def _plainly(body: Body, place: tree.Place) -> bool:
 
 
 def load(body: Body, node: tree.Load) -> str:
+    """The value of a place, by one load."""
     address = pointer(body, node.place)
     body.at(node.at)
     return fetch(body, node.place, address, node.order)
@@ -115,6 +116,7 @@ _OPERATIONS = {"fetch_add": "add", "fetch_or": "or", "fetch_and": "and", "exchan
 
 
 def atomic(body: Body, node: tree.Atomic) -> str:
+    """A read-modify-write; the old value."""
     place = node.place
     address = pointer(body, place)
     type, align = memory_type(place.type), align_of(place.type)
@@ -130,6 +132,7 @@ def atomic(body: Body, node: tree.Atomic) -> str:
 
 
 def copy(body: Body, node: tree.Copy) -> None:
+    """A memcpy with the alignment that both sides have."""
     target, source = values.value(body, node.target), values.value(body, node.source)
     body.at(node.at)
     body.module.declare("declare void @llvm.memcpy.p0.p0.i64(ptr, ptr, i64, i1 immarg)")

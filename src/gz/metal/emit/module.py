@@ -84,9 +84,11 @@ class Module:
         )
 
     def declare(self, text: str) -> None:
+        """Note a declaration that the text needs."""
         self._declarations[text] = None
 
     def need_fake_cpu(self) -> None:
+        """Note that the text uses the fake CPU."""
         self._fake_cpu = True
 
     def text(self, body: Body, text: str) -> tuple[str, int]:
@@ -101,6 +103,7 @@ class Module:
         return known[text], len(content)
 
     def global_object(self, item: Storage | Table) -> str:
+        """The symbol of storage or of a table, defined at its first use."""
         if item not in self._objects:
             self._objects[item] = symbol(item.name)
             self._object_lines.append(self._definition(item))

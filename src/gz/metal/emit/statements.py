@@ -14,6 +14,7 @@ from gz.metal.emit.values import assign, value
 
 
 def block(body: Body, statements: Sequence[tree.Statement]) -> None:
+    """Statements in order; what follows the end of control is left out."""
     for statement in statements:
         if body.terminated:
             return

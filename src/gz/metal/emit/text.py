@@ -25,6 +25,7 @@ _PLAIN = re.compile(r"[-a-zA-Z$._][-a-zA-Z$._0-9]*")
 
 
 def symbol(name: str) -> str:
+    """A global name, in quotes if LLVM needs them."""
     return f"@{name}" if _PLAIN.fullmatch(name) else f'@"{name}"'
 
 
@@ -50,6 +51,7 @@ def value_type(type: Type) -> str:
 
 
 def memory_type(type: Type) -> str:
+    """How a value of the type lies in memory."""
     return "i8" if isinstance(type, BoolType) else value_type(type)
 
 
@@ -59,6 +61,7 @@ def alignment(type: Type) -> int:
 
 
 def is_signed(type: Type) -> bool:
+    """Do comparisons and extensions look at the sign?"""
     base = type.base if isinstance(type, EnumType | RegisterType) else type
     return isinstance(base, IntType) and base.signed
 
@@ -73,5 +76,6 @@ def width(type: Type) -> int:
 
 
 def byte_string(content: bytes) -> str:
+    """A constant of bytes."""
     shown = "".join(chr(b) if 32 <= b < 127 and b not in (34, 92) else f"\\{b:02X}" for b in content)
     return f'c"{shown}"'

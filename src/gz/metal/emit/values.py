@@ -34,6 +34,7 @@ def _read(body: Body, node: tree.Read) -> str:
 
 
 def assign(body: Body, variable: tree.Variable, operand: str) -> None:
+    """Store a value into a local."""
     if isinstance(variable.type, BoolType):
         operand = body.let(f"zext i1 {operand} to i8")
     body.do(
@@ -243,6 +244,7 @@ def _convert(body: Body, node: tree.Convert) -> str:
 
 
 def convert(body: Body, operand: str, source: Type, target: Type) -> str:
+    """A value of one scalar type as another: truncated, extended or taken as it is."""
     if isinstance(source, ArrayType):
         operand = body.let(f"extractvalue {{ptr, i64}} {operand}, 0")
         return body.let(f"ptrtoint ptr {operand} to i64")
