@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GICv3 of the "virt" machines as its CPUs see it: one line for each check, on one to eight CPUs.
+"""The GICv3 as its CPUs see it: one line for each check, on one to eight CPUs.
 
 The ground of kvm-unit-tests' gic, and what lies behind it: priorities, preemption, more interrupts than a hypervisor
 has list registers.
@@ -11,7 +11,7 @@ from gz.bits import Va, function_table, u32
 from gz.metal import export, log, unroll
 from payloads import cores, exceptions, gic_cpus, gic_life, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.checks import PASS, SKIP, Check
-from payloads.gic_interface import spi_end
+from payloads.gic_interface import find, spi_end
 from payloads.random import seed
 
 _SEED = 88172645463325252
@@ -25,6 +25,7 @@ def run(number: u32) -> u32:
 
 @export
 def payload(tree: Va) -> None:
+    find(tree)
     seed(_SEED)
     gic_cpus.MACHINE.cpus = cores.count()
     gic_cpus.set_up()

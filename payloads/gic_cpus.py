@@ -9,12 +9,13 @@ from gz.arm64.insn import isb
 from gz.arm64.sysreg import sysreg
 from gz.bits import Struct, Va, storage, u8, u16, u32, u64
 from gz.metal import export, mmio, peek8, peek16, peek32, peek64, poke8, poke16, poke32, poke64
-from gz.vmm.maps import MSI_COUNT, VIRT
+from gz.vmm.maps import MSI_COUNT
 from payloads import cores, exceptions
 from payloads.checks import PASS, SKIP, verdict
 from payloads.gic_interface import (
     ALL,
     CONTROL,
+    FRAMES,
     SGI,
     SPI,
     WORD,
@@ -25,6 +26,7 @@ from payloads.gic_interface import (
     is_active,
     open_interface,
     pend,
+    redistributor,
     reset_block,
     reset_spi,
     send,
@@ -89,9 +91,9 @@ def serve() -> u64:
 def last_redistributor() -> u32:
     holds = True
     for cpu in range(MACHINE.cpus):
-        typer = GICR_TYPER(mmio(Gicr, Va(VIRT.redistributors + cpu * REDISTRIBUTOR_SIZE)).TYPER)
-        low = peek32(Va(VIRT.redistributors + cpu * REDISTRIBUTOR_SIZE + Gicr.offset("TYPER")))
-        high = peek32(Va(VIRT.redistributors + cpu * REDISTRIBUTOR_SIZE + Gicr.offset("TYPER") + 4))
+        typer = GICR_TYPER(mmio(Gicr, redistributor(cpu)).TYPER)
+        low = peek32(redistributor(cpu) + Gicr.offset("TYPER"))
+        high = peek32(redistributor(cpu) + Gicr.offset("TYPER") + 4)
         if typer.Affinity_Value != cpu or u64(typer) != u64(high) << 32 | low:
             holds = False
         if cpu + 1 < MACHINE.cpus and typer.Last != 0:
@@ -231,7 +233,7 @@ def deactivated_elsewhere() -> u32:
 def message() -> u32:
     """A store of its number to the GICv2m frame, if there is one, makes an SPI pending; of others nothing."""
     exceptions.expect()
-    frame = mmio(Gicv2m, Va(VIRT.msi))
+    frame = mmio(Gicv2m, Va(FRAMES.messages))
     typer = MSI_TYPER(frame.MSI_TYPER)
     if exceptions.taken() != 0 or typer.COUNT == 0:
         return SKIP
@@ -277,9 +279,9 @@ def anything() -> u32:
     for _ in range(_POKES):
         offset = random()
         if random() & 1 == 0:
-            poke(Va(VIRT.gicd + offset % (FRAME_SIZE - 8)), random() & 7)
+            poke(Va(FRAMES.distributor + offset % (FRAME_SIZE - 8)), random() & 7)
         else:
-            poke(Va(VIRT.redistributors + offset % (size - 8)), random() & 7)
+            poke(Va(FRAMES.redistributors + offset % (size - 8)), random() & 7)
     _ = exceptions.taken()
     set_up()
     for cpu in range(1, MACHINE.cpus):

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The GICv3 of the "virt" machines as checks use it: Group 1, polled with interrupts masked (IHI 0069)."""
+"""The GICv3 as checks use it: Group 1, polled with interrupts masked (IHI 0069)."""
 
 from __future__ import annotations
 
+import gz.core.tree as trees
 from gz.arm64.gic import (
     EDGE,
     FRAME_SIZE,
@@ -20,7 +21,8 @@ from gz.arm64.gic import (
 from gz.arm64.gic_interface import ICC_CTLR_EL1, ICC_SGI1R_EL1, ICC_SRE
 from gz.arm64.insn import dsb, isb, yield_
 from gz.arm64.sysreg import sysreg
-from gz.bits import Va, u32, u64
+from gz.bits import Struct, Va, storage, u32, u64
+from gz.core.tree import Tree, text
 from gz.metal import mmio
 from gz.vmm.maps import VIRT
 from payloads import cores
@@ -35,12 +37,52 @@ SPI = 64  # the first of those that checks use
 CONTROL = GICD_CTLR(EnableGrp0=1, EnableGrp1NS=1, ARE_S=1)
 
 
+class Frames(Struct):
+    """Where the registers are."""
+
+    distributor: u64
+    redistributors: u64
+    messages: u64
+
+
+FRAMES = storage(Frames)
+TREE = storage(Tree)
+_TREE_ROOM = 2 << 20
+_GIC = text("arm,gic-v3")
+_MESSAGES = text("arm,gic-v2m-frame")
+_REG = text("reg")
+_CELLS = 2  # of an address, and of a size
+
+
+def find(blob: Va) -> None:
+    """As the tree says; without one, where the "virt" machines have it."""
+    FRAMES.distributor = VIRT.gicd
+    FRAMES.redistributors = VIRT.redistributors
+    FRAMES.messages = VIRT.msi
+    if blob == Va(0) or not trees.open(TREE, blob, _TREE_ROOM):
+        return
+    node = trees.root(TREE)
+    depth: u32 = 0
+    while node != trees.NONE:
+        at, _ = trees.property(TREE, node, _REG)
+        if trees.compatible(TREE, node, _GIC):
+            FRAMES.distributor = trees.number(at, _CELLS)
+            FRAMES.redistributors = trees.number(at + 2 * _CELLS * 4, _CELLS)
+        elif trees.compatible(TREE, node, _MESSAGES):
+            FRAMES.messages = trees.number(at, _CELLS)
+        node, depth = trees.next_node(TREE, node, depth)
+
+
 def distributor() -> Gicd:
-    return mmio(Gicd, Va(VIRT.gicd))
+    return mmio(Gicd, Va(FRAMES.distributor))
+
+
+def redistributor(cpu: u64) -> Va:
+    return Va(FRAMES.redistributors + cpu * REDISTRIBUTOR_SIZE)
 
 
 def private(cpu: u64) -> GicrSgi:
-    return mmio(GicrSgi, Va(VIRT.redistributors + cpu * REDISTRIBUTOR_SIZE + FRAME_SIZE))
+    return mmio(GicrSgi, redistributor(cpu) + FRAME_SIZE)
 
 
 def spi_end() -> u64:
@@ -52,9 +94,9 @@ def spi_end() -> u64:
 
 def open_interface(cpu: u64) -> None:
     """SGIs of Group 1 reach this CPU."""
-    redistributor = mmio(Gicr, Va(VIRT.redistributors + cpu * REDISTRIBUTOR_SIZE))
-    redistributor.WAKER = 0
-    while GICR_WAKER(redistributor.WAKER).ChildrenAsleep == 1:
+    control = mmio(Gicr, redistributor(cpu))
+    control.WAKER = 0
+    while GICR_WAKER(control.WAKER).ChildrenAsleep == 1:
         pass
     frame = private(cpu)
     frame.ICENABLER0 = ALL

@@ -8,10 +8,10 @@ from gz.arm64.insn import wfi
 from gz.arm64.sysreg import sysreg
 from gz.bits import Array, Struct, Va, array, storage, u8, u32
 from gz.metal import peek8, peek32, poke8, poke32
-from gz.vmm.maps import VIRT
 from payloads.checks import verdict
 from payloads.gic_interface import (
     CONTROL,
+    FRAMES,
     OPEN,
     PRIORITY,
     SGI,
@@ -64,7 +64,7 @@ def identification() -> u32:
 
 def priorities() -> u32:
     """By bytes and by words; the implemented bits are kept."""
-    at = Va(VIRT.gicd + Gicd.offset("IPRIORITYR") + SPI)
+    at = Va(FRAMES.distributor + Gicd.offset("IPRIORITYR") + SPI)
     poke32(at, 0x1020_3040)
     bytes_read = peek8(at) == 0x40 and peek8(at + 3) == 0x10
     poke8(at + 1, 0xF0)

@@ -9,7 +9,7 @@ from gz.bits import Va, function_table, u32, u64
 from gz.metal import export, log, unroll
 from payloads import cores, exceptions, interrupts, power, start, timers, vectors  # noqa: F401 - parts of every payload
 from payloads.checks import PASS, SKIP, Check
-from payloads.gic_interface import CONTROL, distributor, open_interface
+from payloads.gic_interface import CONTROL, distributor, find, open_interface
 
 _CHECKS = (*vectors.CHECKS, *timers.CHECKS, *power.CHECKS)
 _RUN = function_table(Check, [check for _, check in _CHECKS])
@@ -37,6 +37,7 @@ def job(cpu: u64, number: u64) -> u64:
 
 @export
 def payload(tree: Va) -> None:
+    find(tree)
     distributor().CTLR = CONTROL
     open_interface(0)
     for cpu in range(1, cores.count()):

@@ -51,15 +51,17 @@ def test_kernels(host: Host, form: Callable[[bytes], bytes], machine: str) -> No
     assert done.status == 0 and done.text.startswith("hello from a guest, device tree at 0x"), done
 
 
-@pytest.mark.parametrize("cpus", [1, 4])
+@pytest.mark.parametrize("machine, cpus", [("virt", 1), ("virt", 4), ("kvmtool", 2)])
 @pytest.mark.parametrize("program", ["gic", "platform"])
-def test_checks(host: Host, program: str, cpus: int) -> None:
+def test_checks(host: Host, program: str, machine: str, cpus: int) -> None:
     """Below a Linux host, with as many vCPUs as CPUs and with more."""
     host.shell("mkdir -p /run/test")
     host.board.host.put("/run/test/checks", products.payload(program).flat.read_bytes())
-    done = host.run(*VMM, "--kernel", "/run/test/checks", "--cpus", str(cpus), timeout=GUEST_TIMEOUT)
+    vmm = [*VMM, "--machine", machine, "--kernel", "/run/test/checks", "--cpus", str(cpus)]
+    done = host.run(*vmm, timeout=GUEST_TIMEOUT)
     assert done.status == 0 and done.text.startswith(f"{cpus} CPUs") and done.text.count("PASS ") > 15, done
     assert "FAIL" not in done.text and "unexpected" not in done.text, done
+    assert program != "gic" or "PASS message" in done.text, done
 
 
 def test_linux_finds_the_msi_frame(host: Host) -> None:
