@@ -60,6 +60,8 @@ class FakeKernel:
     vcpus: dict[int, int] = field(default_factory=dict[int, int])
     """File of a vCPU to its features, once it has some."""
     registers: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
+    records: dict[int, int] = field(default_factory=dict[int, int])
+    """File of a vCPU to its record of stolen time."""
     irqs: int = 0
     windows: dict[int, int] = field(default_factory=dict[int, int])
     vgic: bool = False
@@ -162,6 +164,17 @@ class FakeKernel:
                 self.initialized = True
             case _:
                 raise fail(errno.ENXIO)
+
+    def vcpu_set_device_attr(self, file: int, argument: bytearray) -> None:
+        attribute = KvmDeviceAttribute.view(argument)
+        record = int.from_bytes(at(attribute.address, 8), "little")
+        if (attribute.group, attribute.attribute) != (2, 0):
+            raise fail(errno.ENXIO)
+        if record % 64 or not any(gpa <= record < gpa + size for gpa, size, _ in self.slots.values()):
+            raise fail(errno.EINVAL)
+        if file in self.records:
+            raise fail(errno.EEXIST)
+        self.records[file] = record
 
     def vm_create_vcpu(self, file: int, index: int) -> int:
         if self.initialized:

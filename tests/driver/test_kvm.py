@@ -97,6 +97,22 @@ def test_guests_have_the_addresses_that_the_core_gives_them(kernel: FakeKernel, 
     assert kernel.address_bits == bits and kernel.enabled == [KvmCapability.ARM_NISV_TO_USER]
 
 
+@pytest.mark.parametrize(("limit", "end"), [(48, 1 << 40), (36, 1 << 36), (0, 1 << 40)])
+def test_stolen_time_lies_where_the_core_has_it(kernel: FakeKernel, limit: int, end: int) -> None:
+    """At the end of the addresses; not at all if the kernel keeps none."""
+    kernel.capabilities[KvmCapability.ARM_VM_IPA_SIZE] = limit
+    vm = KvmVm(kernel, SYSTEM)
+    vm.create_vcpu(0)
+    assert not kernel.records and not kernel.slots
+    kernel.capabilities[KvmCapability.STEAL_TIME] = 1
+    for index in (1, 2):
+        vm.create_vcpu(index)
+    (window,) = kernel.slots.values()
+    assert window[:2] == (end - 0x1_0000, 0x1_0000)
+    assert list(kernel.records.values()) == [end - 0x1_0000 + 64 * index for index in (1, 2)]
+    vm.close()
+
+
 def test_the_interrupt_controller_is_ready_after_the_vcpus(kernel: FakeKernel) -> None:
     vm, vcpus = machine(kernel, 3)
     assert kernel.windows == {VgicAddress.DISTRIBUTOR: 0x800_0000, VgicAddress.REDISTRIBUTORS: 0x80A_0000}

@@ -77,6 +77,14 @@ def test_debian(kvm: Host) -> None:
     assert not kvm.shell("pgrep -f gz[.]vmm || true")
 
 
+def test_stolen_time(kvm: Host) -> None:
+    """The guest finds its records, and they count: four vCPUs that never wait on two CPUs."""
+    busy = "for i in 1 2 3 4; do (while :; do :; done) & done; sleep 3"
+    script = f"{busy}; dmesg | grep -c 'stolen time PV'; head -1 /proc/stat"
+    found, line = kvm.guest("sh", "-c", script, cpus=4, memory=192).text.splitlines()
+    assert found == "1" and int(line.split()[8]) > 100, line
+
+
 def test_resets_until_a_signal(kvm: Host) -> None:
     """Without a root file system Debian panics and resets; the VMM starts it anew until it is told to end."""
     params = "console=ttyAMA0 loglevel=6 panic=-1"

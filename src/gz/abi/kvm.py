@@ -112,6 +112,7 @@ class KvmCapability(IntEnum):
     IMMEDIATE_EXIT = 136
     ARM_VM_IPA_SIZE = 165
     ARM_NISV_TO_USER = 177
+    STEAL_TIME = 187
 
 
 class KvmVcpuFeature(IntFlag):
@@ -123,6 +124,13 @@ class KvmVcpuFeature(IntFlag):
 
 VGIC_V3 = 7
 """Device type of a GICv3."""
+
+
+class VcpuGroup(IntEnum):
+    """Attributes of a vCPU (Linux, Documentation/virt/kvm/devices/vcpu.rst)."""
+
+    PVTIME = 2
+    """Attribute 0: the address of its record of stolen time, in a memory slot, a multiple of 64; once."""
 
 
 class VgicGroup(IntEnum):

@@ -31,11 +31,13 @@ from gz.abi.kvm import (
     KvmEnableCap,
     KvmVcpuFeature,
     KvmVcpuInit,
+    VcpuGroup,
     VgicAddress,
     VgicGroup,
 )
 from gz.abi.kvm import KvmRequest as Request
 from gz.abi.memory import BLOCK_SIZE, SLOTS_MAX, Purpose
+from gz.arm64.stolen_time import RECORD_SIZE, WINDOW_SIZE
 from gz.driver.interface import DriverError
 from gz.driver.kernel import Kernel, KvmError, Linux, filled
 from gz.driver.kvm_vcpu import KvmVcpu
@@ -45,6 +47,8 @@ from gz.driver.vcpu import install_kick
 ADDRESS_BITS = 40
 """Of guest-physical addresses, if the CPU has so many: what the core gives guests too."""
 FIRST_SPI = 32
+RECORDS = SLOTS_MAX
+"""The slot of the vCPUs' records of stolen time, behind those for memory."""
 WINDOWS = {
     DeviceType.VGICV3_DISTRIBUTOR: (VgicAddress.DISTRIBUTOR, DISTRIBUTOR_SIZE),
     DeviceType.VGICV3_REDISTRIBUTOR: (VgicAddress.REDISTRIBUTORS, REDISTRIBUTOR_SIZE),
@@ -66,8 +70,8 @@ class KvmVm:
         self._setup = threading.Lock()
         try:
             self._check()
-            bits = min(self.request(Request.CHECK_EXTENSION, KvmCapability.ARM_VM_IPA_SIZE), ADDRESS_BITS)
-            self._vm = self.request(Request.CREATE_VM, bits)
+            self._bits = min(self.request(Request.CHECK_EXTENSION, KvmCapability.ARM_VM_IPA_SIZE), ADDRESS_BITS)
+            self._vm = self.request(Request.CREATE_VM, self._bits)
             self._files.append(self._vm)
             capability = filled(KvmEnableCap, cap=KvmCapability.ARM_NISV_TO_USER)
             self.request(Request.ENABLE_CAP, capability, self._vm)
@@ -88,6 +92,9 @@ class KvmVm:
             raise ValueError(f"memory slot {slot} does not exist or is taken")
         if gpa % BLOCK_SIZE or size % BLOCK_SIZE or size <= 0:
             raise ValueError(f"{size:#x} bytes at {gpa:#x} are not made of 2 MiB blocks")
+        return self._add_slot(slot, gpa, size)
+
+    def _add_slot(self, slot: int, gpa: int, size: int) -> memoryview:
         block = AnonymousBlock(size)
         self._blocks.append(block)
         region = filled(IoctlMemoryRegion, slot=slot, gpa=gpa, memory_size=size, user_address=block.address)
@@ -113,6 +120,7 @@ class KvmVm:
         features = KvmVcpuFeature.PSCI_0_2 | (KvmVcpuFeature.POWER_OFF if index else 0)
         KvmVcpuInit.view(init).features[0] = int(features)
         self.request(Request.ARM_VCPU_INIT, init, file)
+        self._add_record(index, file)
         vcpu = self._vcpus[index] = KvmVcpu(self, index, file, self._page_size)
         return vcpu
 
@@ -172,6 +180,15 @@ class KvmVm:
             if not self.request(Request.CHECK_EXTENSION, capability):
                 raise DriverError(f"this kernel's KVM is too old: it has no {capability.name}")
 
+    def _add_record(self, index: int, vcpu: int) -> None:
+        """Where the guest reads its stolen time: where the core has it (gz.core.stolen_time)."""
+        if not self.request(Request.CHECK_EXTENSION, KvmCapability.STEAL_TIME):
+            return
+        window = (1 << (self._bits or ADDRESS_BITS)) - WINDOW_SIZE
+        if RECORDS not in self._slots:
+            self._add_slot(RECORDS, window, WINDOW_SIZE)
+        self._set_attribute(vcpu, VcpuGroup.PVTIME, 0, (window + index * RECORD_SIZE).to_bytes(8, "little"))
+
     def _create_vgic(self) -> int:
         device = filled(KvmCreateDevice, type=VGIC_V3)
         try:
@@ -187,10 +204,14 @@ class KvmVm:
         return file
 
     def _set_vgic(self, group: VgicGroup, attribute: int, value: bytes = b"") -> None:
+        assert self._vgic is not None
+        self._set_attribute(self._vgic, group, attribute, value)
+
+    def _set_attribute(self, file: int, group: int, attribute: int, value: bytes) -> None:
         buffer = ctypes.create_string_buffer(value, len(value)) if value else None
         address = ctypes.addressof(buffer) if buffer else 0
         fields: dict[str, Any] = {"group": group, "attribute": attribute, "address": address}
-        self.request(Request.SET_DEVICE_ATTR, filled(KvmDeviceAttribute, **fields), self._vgic)
+        self.request(Request.SET_DEVICE_ATTR, filled(KvmDeviceAttribute, **fields), file)
 
 
 def open_kvm(log: Callable[[str], object]) -> KvmVm:
