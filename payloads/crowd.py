@@ -38,6 +38,7 @@ from gz.metal import (
 )
 from gz.vmm.maps import VIRT
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.host_call import call
 from payloads.secondary import start_cpu
 
 VM_COUNT = 8
@@ -133,14 +134,6 @@ class Crowd(Struct):
 
 BUFFERS = storage(Buffers)
 CROWD = storage(Crowd)
-
-
-def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
-    """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
-    if status != 0:
-        panic(f"call {index} answered {0 - status}\n")
-    return value
 
 
 def device(vm: u64, kind: u32, base: u64, size: u64) -> None:

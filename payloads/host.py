@@ -23,6 +23,7 @@ from gz.metal import address, export, log, panic, peek64, poke64, read_once, vie
 from gz.vmm.maps import VIRT
 from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.console import put
+from payloads.host_call import call
 from payloads.secondary import is_there, start_cpu
 
 GUEST_SIZE = 32 << 20
@@ -56,14 +57,6 @@ class Guest(Struct):
 
 pages = storage(Pages)
 guest = storage(Guest)
-
-
-def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
-    """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
-    if status != 0:
-        panic(f"call {index} answered {0 - status}\n")
-    return value
 
 
 def device(vm: u64, kind: u32, base: u64, size: u64) -> None:

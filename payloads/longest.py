@@ -26,9 +26,10 @@ from gz.arm64.insn import hvc
 from gz.arm64.pl011 import FR, Pl011
 from gz.arm64.psci import Psci
 from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
-from gz.metal import address, export, log, mmio, panic, view
+from gz.metal import address, export, log, mmio, view
 from gz.vmm.maps import VIRT
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.host_call import call
 
 #: RAM that nothing else uses, with 512 MiB in the machine.
 MEMORY = 0x5800_0000
@@ -47,14 +48,6 @@ class Pages(Struct, align=PAGE_SIZE):
 
 
 pages = storage(Pages)
-
-
-def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
-    """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
-    if status != 0:
-        panic(f"call {index} answered {0 - status}")
-    return value
 
 
 def create_device(vm: u64, type: u64, base: u64, size: u64) -> None:

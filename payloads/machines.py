@@ -11,9 +11,10 @@ from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
 from gz.abi.run import PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc
 from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
-from gz.metal import address, panic, peek64, poke64, view
+from gz.metal import address, peek64, poke64, view
 from gz.vmm.maps import VIRT
 from payloads import initrd
+from payloads.host_call import call
 
 #: RAM that nothing else uses, with 512 MiB in the machine: this much for each VM.
 MEMORY = 0x5800_0000
@@ -38,14 +39,6 @@ class Program(Struct):
 program = storage(Program)
 PAGES = storage(Pages, MACHINES_MAX)
 HANDLES = storage(u64, MACHINES_MAX)
-
-
-def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
-    """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
-    if status != 0:
-        panic(f"call {index} answered {0 - status}")
-    return value
 
 
 def open_tree(tree: Va) -> None:

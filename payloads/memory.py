@@ -7,15 +7,16 @@ destroyed, which gives it all back. The same with memory that is a protected VM'
 
 from __future__ import annotations
 
-from gz.abi.calls import SMC64_BASE, Call
+from gz.abi.calls import Call
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE
-from gz.arm64.insn import hvc, isb
+from gz.arm64.insn import isb
 from gz.arm64.sysreg import sysreg
 from gz.bits import Array, Struct, Va, array, storage, u8, u64
-from gz.metal import address, export, log, noinline, panic, view
+from gz.metal import address, export, log, noinline, view
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.host_call import call
 
 #: RAM that nothing else uses, with 1 GiB in the machine.
 MEMORY = 0x5800_0000
@@ -46,14 +47,6 @@ def now() -> u64:
 
 def instructions(begin: u64, rounds: u64) -> u64:
     return (now() - begin) * _NANOSECONDS // (sysreg.CNTFRQ_EL0 * rounds)
-
-
-def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
-    """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
-    if status != 0:
-        panic(f"call {index} answered {0 - status}")
-    return value
 
 
 def create(blocks: u64) -> u64:

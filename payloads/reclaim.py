@@ -24,6 +24,7 @@ from gz.bits import Array, Struct, Va, array, storage, u8, u64
 from gz.metal import address, export, load_acquire, log, panic, peek64, poke32, store_release, unroll, view
 from gz.vmm.maps import VIRT
 from payloads import cores, exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.host_call import call
 
 MEMORY = 0x5800_0000  # with 512 MiB in the machine nothing else lies there
 ELSEWHERE = MEMORY + BLOCK_SIZE  # the page that replaces the one given back, every second time
@@ -90,14 +91,6 @@ class Game(Struct):
 
 shared = storage(Shared)
 GAME = storage(Game)
-
-
-def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
-    """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
-    if status != 0:
-        panic(f"call {index} answered {0 - status}\n")
-    return value
 
 
 def enter(vcpu: u64) -> u64:

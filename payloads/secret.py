@@ -20,6 +20,7 @@ from gz.vmm.maps import VIRT
 from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.accesses import COUNT, access, allow
 from payloads.console import put
+from payloads.host_call import call
 
 #: RAM that nothing else uses, with 512 MiB in the machine: the guest's, its program and its secret.
 MEMORY = 0x5800_0000
@@ -70,14 +71,6 @@ def guest() -> None:
 
 
 # The host.
-
-
-def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
-    """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
-    if status != 0:
-        panic(f"call {index} answered {0 - status}")
-    return value
 
 
 def create() -> u64:

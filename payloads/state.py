@@ -22,6 +22,7 @@ from gz.core.context import KEY_REGISTERS
 from gz.metal import address, assembly, export, extern, log, mmio, panic, peek64, poke8, poke64, unroll, view
 from gz.vmm.maps import VIRT
 from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.host_call import call
 
 GUESTS = 2
 ROUNDS = 8
@@ -200,14 +201,6 @@ def guest(number: u64) -> None:
 
 
 # The host.
-
-
-def call(index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -> u64:
-    """A call that has to succeed; gives x1."""
-    status, value, _, _ = hvc(SMC64_BASE + index, a, b, c, d, e)
-    if status != 0:
-        panic(f"call {index} answered {0 - status}\n")
-    return value
 
 
 def create(number: u64, image: u64, length: u64) -> u64:
