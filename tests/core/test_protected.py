@@ -81,6 +81,27 @@ def test_nobody_watches_its_exceptions(host: Host) -> None:
     assert host.vm(vmid).watched == 0
 
 
+@pytest.mark.parametrize("shown", [[], [0], [7, 8, 511], [511]])
+@pytest.mark.parametrize("pfns", [[PFN + i for i in range(512)], [PFN + 511 - i for i in range(512)]])
+def test_what_the_host_sees_of_an_end_in_steps(host: Host, pfns: list[int], shown: list[int]) -> None:
+    """M8: after each step whatever is the host's again is zero, but for what the guest had shown."""
+    vmid = protected(host)
+    host.machine.memory.fill(PFN * PAGE, BLOCK, 0xA5)
+    assert map_block(host, vmid, pfns) == 0
+    for index in shown:
+        assert guest_call(host, vmid, SHARE, (GFN + index) * PAGE, 1) == (0, 1)
+    open_pages = {pfns[index] for index in shown}
+    steps = 0
+    while host.call(smc64(Call.DESTROY_VM), vmid, 512) == Error.BUSY:
+        steps += 1
+        back = host.seen() & {*pfns} - open_pages
+        assert all(host.machine.memory.read(pfn * PAGE, PAGE) == bytes(PAGE) for pfn in back)
+        assert host.call(smc64(Call.MAP_GUEST), vmid, 0, PFN, GFN, 1) == Error.INVALID_ARGS
+    assert steps > 30
+    assert host.seen() == ALL
+    finish(host)
+
+
 @pytest.mark.parametrize("pfns", [[PFN + i for i in range(512)], [PFN + 2 * i for i in range(512)], [PFN + 3]])
 def test_memory_is_private_until_it_comes_back_as_zeros(host: Host, pfns: list[int]) -> None:
     """M1, M8."""
