@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from gz.metal import build
+from gz.metal.symbols import Symbols
 
 EMPTY = """# SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
@@ -129,6 +130,20 @@ def test_the_core_is_the_same_wherever_and_after_whatever_it_is_built(
     assert second.flat.read_bytes() == first.flat.read_bytes()
     assert second.elf.read_bytes() == first.elf.read_bytes()
     assert str(tmp_path).encode() not in second.elf.read_bytes()
+
+
+def test_the_debugger_changes_no_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines and variables come by a build of their own, of the same image."""
+    monkeypatch.setenv("GZ_STATE", str(tmp_path))
+    plain, debug = build.build("gz.core").image, build.build("gz.core", debug=True).image
+    assert plain.flat.read_bytes() == debug.flat.read_bytes()
+    place = next(address for address, name in Symbols(plain.elf).functions if name == "gz.core.slots.find")
+    told = [str(Symbols(made.elf).describe(place)) for made in (plain, debug)]
+    assert ["slots.py:" in text for text in told] == [False, True], told
+    assert build.symbols(plain.flat) == (debug.elf, True)
+    elsewhere = tmp_path / "builds" / "gz.core-0123456789abcdef"
+    plain.flat.parent.rename(elsewhere)
+    assert build.symbols(elsewhere / plain.flat.name) == (elsewhere / plain.elf.name, False)
 
 
 def children_seconds() -> float:

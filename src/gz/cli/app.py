@@ -122,11 +122,16 @@ def check() -> int:
 
 @app.command()
 @command
-def build(json: Json = False) -> int:
+def build(
+    json: Json = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="With lines and variables for gdb, in core.elf beside the image.")
+    ] = False,
+) -> int:
     """Compile the core and say how large it is."""
     from gz.cli.build import build_core
 
-    return build_core(json)
+    return build_core(json, debug)
 
 
 @app.command(context_settings={"allow_interspersed_args": False})

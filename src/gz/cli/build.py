@@ -8,9 +8,9 @@ import json
 from gz.cli import products
 
 
-def build_core(as_json: bool) -> int:
+def build_core(as_json: bool, debug: bool) -> int:
     """Compile the core and print what it measures."""
-    built = products.image("gz.core")
+    built = products.image("gz.core", debug=debug)
     facts = built.as_json()
     if as_json:
         print(json.dumps(facts))

@@ -16,6 +16,7 @@ from gz.cli import inputs, products
 from gz.cli.board import Record, current
 from gz.cli.develop import source_tree
 from gz.cli.report import UserError, progress, say
+from gz.metal.build import BuildError, symbols
 
 GDB = "gdb-multiarch"
 SCRIPT = Path(__file__).with_name("gdb_script.py")
@@ -31,12 +32,12 @@ def debug_core(arguments: Sequence[str], *, payload: str | None, cpu: str, cpus:
         if payload:
             raise UserError("a board is up already, and no payload runs on it; end it with gz board down")
         core, target = of_board(record)
-        return run_gdb(core, target, arguments)
+        return run_gdb(symbols_of(core), target, arguments)
     qemu = Qemu(machine(payload, cpu, cpus))
     try:
         assert qemu.machine.core is not None
         say(f"the board waits at its first instruction; its console goes to {qemu.directory / 'console.log'}")
-        return run_gdb(qemu.machine.core.with_suffix(".elf"), str(qemu.directory / "gdb"), arguments)
+        return run_gdb(symbols_of(qemu.machine.core), str(qemu.directory / "gdb"), arguments)
     finally:
         qemu.stop()
 
@@ -58,15 +59,28 @@ def machine(payload: str | None, cpu: str, cpus: int) -> Machine:
 
 
 def of_board(record: Record) -> tuple[Path, str]:
-    """The symbols of the core that a board runs, and where its QEMU listens for gdb: QEMU's own options."""
+    """The image of the core that a board runs, and where its QEMU listens for gdb: QEMU's own options."""
     if not record.core:
         raise UserError("the board that is up runs without the core")
     words = Path(f"/proc/{record.pid}/cmdline").read_text().split("\0")
-    core = Path(words[words.index("-kernel") + 1]).with_suffix(".elf")
-    if not core.exists():
-        raise UserError(f"the core's symbols are gone: {core}; start the board again")
+    core = Path(words[words.index("-kernel") + 1])
+    if not core.with_suffix(".elf").exists():
+        raise UserError(f"the core's symbols are gone: {core.with_suffix('.elf')}; start the board again")
     where = words[words.index("-gdb") + 1]
     return core, where if where.startswith("tcp:") else str(record.path / "gdb")
+
+
+def symbols_of(core: Path) -> Path:
+    """The ELF file of a core's image, with lines and variables unless the sources have changed since."""
+    with progress() as step:
+        step("compiling the core for the debugger")
+        try:
+            found, whole = symbols(core)
+        except BuildError as error:
+            raise UserError(f"the core does not compile:\n{error}") from None
+    if not whole:
+        say("the sources are not those of this core: functions have names, but no lines and variables")
+    return found
 
 
 def run_gdb(core: Path, target: str, arguments: Sequence[str]) -> int:

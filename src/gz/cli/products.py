@@ -22,10 +22,11 @@ RING = "gz/vmm/virtio/_ring.so"
 """Below /opt/gz in the host VM."""
 
 
-def image(program: str) -> Built:
-    """A program in metal as an arm64 Image, from the cache if its sources have not changed."""
+def image(program: str, *, debug: bool = False) -> Built:
+    """A program in metal as an arm64 Image, from the cache if its sources have not changed; with `debug` its ELF file
+    has lines and variables."""
     try:
-        return build(program)
+        return build(program, debug=debug)
     except BuildError as error:
         raise UserError(f"{program} does not compile:\n{error}") from None
 

@@ -119,8 +119,8 @@ def read_board(board: Board) -> bytes:
     from gz.cli.report import UserError
     from gz.metal.symbols import Symbols
 
-    elf, _ = of_board(board)
-    offset, size = Symbols(elf).object(STORAGE)
+    core, _ = of_board(board)
+    offset, size = Symbols(core.with_suffix(".elf")).object(STORAGE)
     if size != SIZE:
         raise UserError("the board runs another core than these sources make; start it again")
     return physical_memory(board.path, offset, size)

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,9 @@ ROOT = SOURCES.parents[1]
 
 #: Built images kept, the most recently used.
 KEPT = 16
+
+#: What the compiler is told for debug information, and how such builds' directories end.
+DEBUG = "debug"
 
 #: An image is kept only if no source changed while it was made.
 ATTEMPTS = 3
@@ -68,20 +72,21 @@ def fingerprint(program: str) -> str:
     return digest.hexdigest()[:16]
 
 
-def build(program: str = "gz.core") -> Built:
-    """Build `gz.core` or a payload, as `payloads.hello`, unless the same sources were built before. BuildError."""
+def build(program: str = "gz.core", *, debug: bool = False) -> Built:
+    """Build `gz.core` or a payload, as `payloads.hello`, unless the same sources were built before. With `debug` the
+    ELF file has lines and variables; the flat image is the same. BuildError."""
     builds = state_directory() / "builds"
     builds.mkdir(exist_ok=True)
     with (builds / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for _ in range(ATTEMPTS):
             state = fingerprint(program)
-            directory = builds / f"{program}-{state}"
+            directory = builds / (f"{program}-{state}-{DEBUG}" if debug else f"{program}-{state}")
             if found := _load(directory):
                 os.utime(directory)
                 return Built(found, fresh=False)
             unfinished = builds / "unfinished"
-            _compile_apart(program, unfinished, builds / "objects")
+            _compile_apart(program, unfinished, builds / "objects", [DEBUG] if debug else [])
             if fingerprint(program) == state:
                 shutil.rmtree(directory, ignore_errors=True)
                 unfinished.rename(directory)
@@ -92,13 +97,21 @@ def build(program: str = "gz.core") -> Built:
         raise BuildError(f"the sources of {program} change faster than they compile")
 
 
-def _compile_apart(program: str, directory: Path, objects: Path) -> None:
+def symbols(flat: Path, program: str = "gz.core") -> tuple[Path, bool]:
+    """The ELF file of an image of `build`'s, and whether it has lines and variables: not if the sources are others by
+    now. BuildError."""
+    if flat.parent.name == f"{program}-{fingerprint(program)}":
+        return build(program, debug=True).image.elf, True
+    return flat.with_suffix(".elf"), flat.parent.name.endswith(f"-{DEBUG}")
+
+
+def _compile_apart(program: str, directory: Path, objects: Path, options: Sequence[str]) -> None:
     """Compile in a fresh interpreter: what this one has imported may be older than the sources on the disk."""
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     path = os.pathsep.join([str(SOURCES.parent), str(ROOT)])
     done = subprocess.run(
-        [sys.executable, "-P", "-m", "gz.metal.compiler", program, str(directory), str(objects)],
+        [sys.executable, "-P", "-m", "gz.metal.compiler", program, str(directory), str(objects), *options],
         check=False,
         env={**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "0"},
         stdin=subprocess.DEVNULL,

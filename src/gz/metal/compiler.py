@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`python -m gz.metal.compiler PROGRAM DIRECTORY OBJECTS`: the whole way from modules to an image."""
+"""`python -m gz.metal.compiler PROGRAM DIRECTORY OBJECTS [debug]`: the whole way from modules to an image."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load_program(program: str) -> list[types.ModuleType]:
     return [module for name, module in sorted(sys.modules.items()) if name.startswith(family)]
 
 
-def compile_program(program: str, directory: Path, objects: Path | None = None) -> None:
+def compile_program(program: str, directory: Path, objects: Path | None = None, *, debug: bool = True) -> None:
     """Compile and link in this interpreter: core.elf, core.img and report.json in the directory; `objects` keeps
     what need not be compiled again."""
     began = time.perf_counter()
@@ -39,7 +39,8 @@ def compile_program(program: str, directory: Path, objects: Path | None = None) 
     own_stacks: dict[str, int] = {}
     for module in modules:
         own_stacks.update(getattr(module, "OWN_STACKS", {}))
-    made = Program([], modules).image(directory, own_stacks=own_stacks, kept=objects or directory / "objects")
+    kept = objects or directory / "objects"
+    made = Program([], modules).image(directory, debug=debug, own_stacks=own_stacks, kept=kept)
     report = asdict(made.report) | {"seconds": round(time.perf_counter() - began, 3)}
     (directory / "report.json").write_text(json.dumps(report))
 
@@ -47,6 +48,6 @@ def compile_program(program: str, directory: Path, objects: Path | None = None) 
 if __name__ == "__main__":
     gc.disable()  # trees that live to the end: looking for garbage in them takes a quarter of the time
     try:
-        compile_program(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))
+        compile_program(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]), debug="debug" in sys.argv[4:])
     except (CompileError, CheckError, zig.ToolError, OSError) as error:
         sys.exit(str(error))

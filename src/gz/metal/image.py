@@ -81,7 +81,8 @@ def build(
     linked.unlink(missing_ok=True)
     flat.unlink(missing_ok=True)
 
-    options = ["-fno-pic", "-mcmodel=small"]
+    # Frame tables weigh on where instructions go: with them always, debug information changes no code.
+    options = ["-fno-pic", "-mcmodel=small", "-fforce-dwarf-frame"]
     if kept is None:
         objects = [f"{name}.o"]
         (directory / f"{name}.ll").write_text(ir)

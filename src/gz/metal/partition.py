@@ -10,9 +10,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
-#: Characters of IR with its debug locations, some 20 instructions: larger functions are not inlined for their size.
-SMALL = 1500
+#: Characters of IR without what is for the debugger, some 20 instructions: larger functions are not inlined for their
+#: size.
+SMALL = 1200
 
 #: Where the compiler's own functions are at home.
 OWN = "gz"
@@ -21,6 +23,7 @@ _NAME = re.compile(r'@(?:"[^"]*"|[\w.$-]+)')
 _NODE = re.compile(r"!\d+")
 _NUMBERED = re.compile(r"(!\d+) = ")
 _GLOBALS = re.compile(r"globals: (!\d+)")
+_FOR_DEBUGGER = re.compile(r",? !dbg !\d+|\n  #dbg_[^\n]*")
 _ATTACHED = re.compile(r", !dbg !\d+")
 
 
@@ -33,11 +36,16 @@ class Function:
     uses: frozenset[str]
     callers: set[str] = field(default_factory=set[str])
 
+    @cached_property
+    def size(self) -> int:
+        """Characters, the same whether debug information is wanted or not."""
+        return len(_FOR_DEBUGGER.sub("", self.text))
+
     @property
     def copied(self) -> bool:
         """Does every module that calls it get a copy to inline?"""
         head = self.text.partition("\n")[0]
-        return "alwaysinline" in head or (len(self.text) <= SMALL and " noinline" not in head and " cold" not in head)
+        return "alwaysinline" in head or (self.size <= SMALL and " noinline" not in head and " cold" not in head)
 
     @property
     def home(self) -> str:
@@ -135,7 +143,7 @@ def _groups(functions: Mapping[str, Function], count: int) -> list[dict[str, Non
     homes: dict[str, list[str]] = {}
     for name in functions:
         homes.setdefault(functions[owner(name)].home, []).append(name)
-    sizes = {home: 1 << sum(len(functions[name].text) for name in names).bit_length() for home, names in homes.items()}
+    sizes = {home: 1 << sum(functions[name].size for name in names).bit_length() for home, names in homes.items()}
     # What the compiler adds changes with every line of any file, and is small.
     own = homes.pop(OWN, [])
     groups: list[dict[str, None]] = [{} for _ in range(min(count, len(homes)))]

@@ -20,7 +20,7 @@ from gz.metal.emit.module import Module
 from gz.metal.errors import CompileError, Diagnostic
 from gz.metal.functions import HOOKS, hook_of, marks
 from gz.metal.reader import unwrap
-from gz.metal.target import CORE, JIT_ARM64, JIT_X86_64, Target
+from gz.metal.target import CORE, CORE_BARE, JIT_ARM64, JIT_X86_64, Target
 from gz.metal.tree import Signature, full_name
 
 if TYPE_CHECKING:
@@ -166,11 +166,12 @@ class Program:
             externs=externs,
         )
 
-    def image(self, directory: Path, **options: Any) -> Image:
-        """Link for AArch64 at EL2 into a directory; options are those of gz.metal.image.build."""
+    def image(self, directory: Path, *, debug: bool = True, **options: Any) -> Image:
+        """Link for AArch64 at EL2 into a directory; options are those of gz.metal.image.build. The flat image is the
+        same with and without debug information."""
         from gz.metal import image
 
-        return image.build(self.ir(CORE), self.assembly, directory, **options)
+        return image.build(self.ir(CORE if debug else CORE_BARE), self.assembly, directory, **options)
 
     def shared_object(self, directory: Path, name: str, target: Target) -> Path:
         """A library with the C calling convention for user space; the roots are its functions."""

@@ -27,7 +27,7 @@ functions and tables are private.
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 _ARM64 = "e-m:e-p270:32:32-p271:32:32-p272:64:64-i8:8:32-i16:16:32-i64:64-i128:128-n32:64-S128-Fn32"
@@ -67,6 +67,8 @@ class Target:
 
 #: The core and bare payloads. `features` replaces what -mcpu would say; SMC assembles only with el3.
 CORE = Target("core", Machine.EL2, "aarch64-none-elf", _ARM64, "+v8a,+strict-align,-fp-armv8,-neon,+el3")
+#: The same code without what is for the debugger, which is most of the work when a line moves.
+CORE_BARE = replace(CORE, name="core-bare", debug=False)
 LINUX_ARM64 = Target("linux-arm64", Machine.ARM64_USER, "aarch64-linux-gnu", _ARM64)
 LINUX_X86_64 = Target("linux-x86-64", Machine.X86_64_USER, "x86_64-linux-gnu", _X86_64)
 #: Of this process; None where there is none.
