@@ -14,7 +14,7 @@ from gz.metal import zig
 from gz.metal.partition import split
 
 #: Parts of a program, as many as keep both the longest and the sum short.
-PARTS = 12
+PARTS = 8
 
 #: Objects kept, the most recently used: some builds of a core and its payloads.
 KEPT = 256
