@@ -19,7 +19,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "src" / "gz"
-_SEMANTICS = ("test_loops", "test_differential", "test_cases", "test_language", "test_jit")
+_SEMANTICS = ("test_arithmetic", "test_loops", "test_differential", "test_cases", "test_language", "test_jit")
 _RULES = ("test_cases", "test_specification", "test_language", "test_jit", "test_differential")
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import subprocess
@@ -161,3 +162,23 @@ def test_an_unchanged_program_needs_no_compiler(tree: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_old_builds_go_and_those_in_use_stay(tree: Path) -> None:
+    def kept() -> set[Path]:
+        return {path for path in builds.iterdir() if (path / "report.json").exists()}
+
+    first = build.build("payloads.empty").image.flat.parent
+    builds = first.parent
+    copies = [builds / f"payloads.other-{number}" for number in range(build.KEPT + 2)]
+    for copy in copies:
+        shutil.copytree(first, copy)
+    (tree / "payloads" / "empty.py").write_text(EMPTY + "\n")
+    second = build.build("payloads.empty").image.flat.parent
+    assert kept() == {first, second, *copies}
+    hours_ago = time.time() - 2 * build.IN_USE
+    for age, copy in enumerate(copies):
+        os.utime(copy, (hours_ago - age, hours_ago - age))
+    (tree / "payloads" / "empty.py").write_text(EMPTY + "\n\n")
+    third = build.build("payloads.empty").image.flat.parent
+    assert kept() == {first, second, third, *copies[: build.KEPT - 3]}

@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,8 +24,10 @@ SOURCES = Path(__file__).parents[1]
 #: Payloads lie beside src in the source tree.
 ROOT = SOURCES.parents[1]
 
-#: Built images kept, the most recently used.
+#: Built images kept, the most recently used, and for how many seconds after its use none is forgotten:
+#: who asked for it may be about to read it.
 KEPT = 16
+IN_USE = 3600
 
 #: What the compiler is told for debug information, and how such builds' directories end.
 DEBUG = "debug"
@@ -136,4 +139,5 @@ def _forget(builds: Path) -> None:
     finished = [path for path in builds.iterdir() if (path / "report.json").exists()]
     finished.sort(key=lambda path: path.stat().st_mtime, reverse=True)
     for path in finished[KEPT:]:
-        shutil.rmtree(path, ignore_errors=True)
+        if path.stat().st_mtime < time.time() - IN_USE:
+            shutil.rmtree(path, ignore_errors=True)
