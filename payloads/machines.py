@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""VMs of a payload that is a host: of one vCPU each, with the program in its initrd, several at once."""
+"""VMs of a payload that is a host: of one vCPU and more, with the program in its initrd, several at once."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from gz.abi.capabilities import Capability
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
-from gz.abi.run import PAGE_SIZE, RunPage
+from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, RunPage
 from gz.arm64.insn import hvc
 from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
 from gz.metal import address, peek64, poke64, view
@@ -20,12 +20,18 @@ from payloads.host_call import call
 MEMORY = 0x5800_0000
 MEMORY_SIZE = 8 * BLOCK_SIZE
 MACHINES_MAX = 2
+VCPUS_MAX = 2
+
+
+class VcpuPages(Struct):
+    run: Array[u8] = array(HWSTATE_OFFSET)
+    hwstate: Array[u8] = array(PAGE_SIZE)
 
 
 class Pages(Struct, align=PAGE_SIZE):
     """What the calls share with the core."""
 
-    run: Array[u8] = array(2 * PAGE_SIZE)
+    vcpu: Array[VcpuPages] = array(VCPUS_MAX)
     region: Array[u8] = array(REGION_BUFFER_SIZE)
     device: Array[u8] = array(PAGE_SIZE)
     mailbox: Array[u64] = array(BLOCK_PAGES)
@@ -64,10 +70,16 @@ def create(machine: u32, argument: u64) -> None:
     call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
     device(machine, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
     device(machine, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
-    call(Call.CREATE_VCPU, vcpu(machine), u64(address(pages.run)), 0, 0, 0)
-    call(Call.SET_ONE_REG, vcpu(machine), PC, VIRT.ram, 0, 0)
-    call(Call.SET_ONE_REG, vcpu(machine), PSTATE, BOOT_PSTATE, 0, 0)
-    call(Call.SET_ONE_REG, vcpu(machine), X0, argument, 0, 0)
+    create_vcpu(machine, 0)
+    boot = vcpu(machine, 0)
+    call(Call.SET_ONE_REG, boot, PC, VIRT.ram, 0, 0)
+    call(Call.SET_ONE_REG, boot, PSTATE, BOOT_PSTATE, 0, 0)
+    call(Call.SET_ONE_REG, boot, X0, argument, 0, 0)
+
+
+def create_vcpu(machine: u32, index: u32) -> None:
+    """The first one is made by `create`; the others wait for CPU_ON."""
+    call(Call.CREATE_VCPU, vcpu(machine, index), u64(address(PAGES[machine].vcpu[index].run)), 0, 0, 0)
 
 
 def device(machine: u32, kind: u32, base: u64, size: u64) -> None:
@@ -78,28 +90,37 @@ def device(machine: u32, kind: u32, base: u64, size: u64) -> None:
     call(Call.CREATE_DEVICE, HANDLES[machine], u64(address(PAGES[machine].device)), 0, 0, 0)
 
 
-def vcpu(machine: u32) -> u64:
-    return VcpuTuple(VMID=u32(HANDLES[machine]), VCPU=0)
+def vcpu(machine: u32, index: u32) -> u64:
+    return VcpuTuple(VMID=u32(HANDLES[machine]), VCPU=index)
 
 
-def run_page(machine: u32) -> RunPage:
-    return view(RunPage, address(PAGES[machine].run))
+def run_page(machine: u32, index: u32) -> RunPage:
+    return view(RunPage, address(PAGES[machine].vcpu[index].run))
 
 
-def run(machine: u32) -> u64:
+def hwstate(machine: u32, index: u32) -> HwState:
+    return view(HwState, address(PAGES[machine].vcpu[index].hwstate))
+
+
+def run(machine: u32, index: u32) -> u64:
     """Gives the reason of the exit."""
-    _, reason, _, _ = hvc(SMC64_BASE + Call.RUN, vcpu(machine))
+    _, reason, _, _ = hvc(SMC64_BASE + Call.RUN, vcpu(machine, index))
     return reason
 
 
-def supply(machine: u32) -> None:
-    """The block around a page the guest missed."""
-    block = (run_page(machine).exception.fault_gpa - VIRT.ram) & ~(BLOCK_SIZE - 1)
+def supply(machine: u32, index: u32) -> None:
+    """The block around a page the vCPU missed."""
+    block = (run_page(machine, index).exception.fault_gpa - VIRT.ram) & ~(BLOCK_SIZE - 1)
     for i in range(BLOCK_PAGES):
         PAGES[machine].mailbox[i] = (MEMORY + machine * MEMORY_SIZE + block) // PAGE_SIZE + i
     call(Call.MAP_GUEST_BLOCK, HANDLES[machine], 0, (VIRT.ram + block) // PAGE_SIZE, BLOCK_PAGES, 0)
 
 
+def destroy_vcpu(machine: u32, index: u32) -> None:
+    call(Call.DESTROY_VCPU, vcpu(machine, index), 0, 0, 0, 0)
+
+
 def destroy(machine: u32) -> None:
-    call(Call.DESTROY_VCPU, vcpu(machine), 0, 0, 0, 0)
+    """With the first vCPU, which is the last one."""
+    destroy_vcpu(machine, 0)
     call(Call.DESTROY_VM, HANDLES[machine], 0, 0, 0, 0)

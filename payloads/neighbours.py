@@ -134,10 +134,10 @@ def serve(machine: u32) -> bool:
     """To the guest's next exit for the VMM but those for the console; False: that was its end."""
     while True:
         before = sysreg.PMEVCNTR1_EL0
-        reason = machines.run(machine)
+        reason = machines.run(machine, 0)
         if sysreg.PMEVCNTR1_EL0 - before > _CALL:
             FAULTS.counted += 1
-        page = machines.run_page(machine)
+        page = machines.run_page(machine, 0)
         if reason == ExitReason.SYSTEM_EVENT:
             return False
         if reason == ExitReason.MMIO:
@@ -145,7 +145,7 @@ def serve(machine: u32) -> bool:
             if page.mmio.phys_addr & ~(PAGE_SIZE - 1) != VIRT.uart:
                 return True
         elif reason == ExitReason.EXCEPTION and page.exception.exception == ExceptionCode.PAGE_FAULT:
-            machines.supply(machine)
+            machines.supply(machine, 0)
         elif reason != ExitReason.IRQ and reason != ExitReason.GZ:
             panic(f"RUN came back with {reason:#x}")
 

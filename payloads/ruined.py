@@ -110,10 +110,10 @@ def serve(way: Way) -> None:
     while True:
         sysreg.CNTV_CVAL_EL0 = sysreg.CNTVCT_EL0 + sysreg.CNTFRQ_EL0 // _TICK
         sysreg.CNTV_CTL_EL0 = CNT_CTL(ENABLE=1)
-        reason = machines.run(0)
-        page = machines.run_page(0)
+        reason = machines.run(0, 0)
+        page = machines.run_page(0, 0)
         if reason == ExitReason.EXCEPTION and page.exception.exception == ExceptionCode.PAGE_FAULT:
-            machines.supply(0)
+            machines.supply(0, 0)
         elif reason == ExitReason.MMIO:
             if page.mmio.is_write == 0:
                 page.mmio.data = u64(way) if page.mmio.phys_addr == VIRT.virtio else 0

@@ -12,7 +12,7 @@ from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL, TimerInterrupt
 from gz.bits import Struct, storage, u32, u64
 from gz.metal import load_acquire, store_release, unroll
-from payloads import cores
+from payloads import cores, interrupts
 from payloads.checks import SKIP, verdict
 from payloads.gic_interface import end, private, take, take_within
 
@@ -98,7 +98,7 @@ def bit(physical: bool) -> u32:
 
 
 def is_pending(physical: bool) -> bool:
-    return private(0).ISPENDR0 & bit(physical) != 0
+    return private(interrupts.cpu_index()).ISPENDR0 & bit(physical) != 0
 
 
 def fires(physical: bool) -> bool:
@@ -115,7 +115,7 @@ def silent(physical: bool) -> bool:
 
 def signalled(physical: bool) -> u32:
     """Not before, at, masked, and after the timer is off."""
-    private(0).ICENABLER0 = bit(physical)
+    private(interrupts.cpu_index()).ICENABLER0 = bit(physical)
     set_deadline(physical, now(physical) + ticks(_FAR))
     set_control(physical, _ON)
     holds = control(physical).ISTATUS == 0 and silent(physical)
@@ -134,7 +134,7 @@ def signalled(physical: bool) -> u32:
 
 def forward(physical: bool) -> None:
     set_control(physical, 0)
-    private(0).ISENABLER0 = bit(physical)
+    private(interrupts.cpu_index()).ISENABLER0 = bit(physical)
 
 
 def by_deadline(physical: bool) -> u32:
@@ -148,7 +148,7 @@ def by_deadline(physical: bool) -> u32:
     late = now(physical) - deadline
     CLOCK.late = max(CLOCK.late, late)
     holds = holds and late < ticks(_WITHIN)
-    holds = holds and private(0).ISACTIVER0 & bit(physical) != 0 and is_pending(physical)
+    holds = holds and private(interrupts.cpu_index()).ISACTIVER0 & bit(physical) != 0 and is_pending(physical)
     end(intid(physical))
     holds = holds and take_within(_WITHIN) == intid(physical)
     set_control(physical, 0)

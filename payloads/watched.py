@@ -52,7 +52,7 @@ def guest() -> None:
 
 
 def told(code: u32) -> None:
-    record = machines.run_page(0).exception
+    record = machines.run_page(0, 0).exception
     esr = ESR_EL2(record.error_code)
     if code == ExceptionCode.ABORT:
         log(f"host: exception {code}, class {esr.EC:#x}, at {record.fault_gpa:#x}")
@@ -62,11 +62,11 @@ def told(code: u32) -> None:
 
 def serve() -> bool:
     """Once round; False: the guest has come to its end."""
-    reason = machines.run(0)
-    page = machines.run_page(0)
+    reason = machines.run(0, 0)
+    page = machines.run_page(0, 0)
     if reason == ExitReason.EXCEPTION:
         if page.exception.exception == ExceptionCode.PAGE_FAULT:
-            machines.supply(0)
+            machines.supply(0, 0)
         else:
             told(page.exception.exception)
     elif reason == ExitReason.DEBUG:

@@ -261,7 +261,7 @@ def _sleep() -> None:
     soonest: u64 = timer.NEVER
     for i in range(machine.guest_count):
         vcpu = RESIDENTS[i].vcpu
-        if vcpu is not None and load_acquire(vcpu.running) == 0 and load_acquire(vcpu.power) == Power.ON:
+        if vcpu is not None and load_acquire(vcpu.running) == 0:
             soonest = min(soonest, timer.deadline(vcpu))
     if soonest != timer.NEVER:
         sysreg.CNTHP_CVAL_EL2 = sysreg.CNTPCT_EL0 + soonest

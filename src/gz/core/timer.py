@@ -21,7 +21,8 @@ from gz.arm64.timer import CNT_CTL, MAINTENANCE_INTERRUPT, TimerInterrupt
 from gz.bits import storage, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX
 from gz.core.interrupts import TimerState
-from gz.metal import inline, mmio
+from gz.core.vcpu import Power
+from gz.metal import inline, load_acquire, mmio
 
 if TYPE_CHECKING:
     from gz.core.cpu import Cpu
@@ -265,7 +266,9 @@ def _arm(vcpu: Vcpu) -> None:
 
 
 def deadline(vcpu: Vcpu) -> u64:
-    """Counter ticks until a timer wakes the vCPU, which doesn't run; 0: now, NEVER: none will."""
+    """Counter ticks until a timer wakes the vCPU, which doesn't run; 0: now, NEVER: none will, or it is off."""
+    if load_acquire(vcpu.power) != Power.ON:
+        return NEVER
     timer = vcpu.timer
     now = sysreg.CNTPCT_EL0
     virtual = _remaining(vcpu, timer.virtual, _VIRTUAL, now - vcpu.vm.counter_offset)
