@@ -3,10 +3,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import mmap
+import os
 import struct
 import time
 from collections.abc import Callable
 
+from gz.bits.view import address_of
 from gz.vmm.irq import EdgeLine
 from gz.vmm.memory import GuestMemory
 from gz.vmm.virtio.device import VirtioDevice
@@ -19,6 +23,23 @@ SIZE = 0x20_0000
 
 def make_memory(size: int = SIZE) -> GuestMemory:
     return GuestMemory([(BASE, memoryview(bytearray(size)))])
+
+
+def make_private() -> tuple[GuestMemory, GuestMemory]:
+    """The same memory as a protected guest has it, and as its VMM."""
+    file = os.memfd_create("guest")
+    os.ftruncate(file, SIZE)
+    guest, vmm = (memoryview(mmap.mmap(file, SIZE)) for _ in range(2))
+    os.close(file)
+    return GuestMemory([(BASE, guest)]), GuestMemory([(BASE, vmm)], private=True)
+
+
+def hide(memory: GuestMemory, gpa: int, hidden: bool = True) -> None:
+    """Takes the page at `gpa` from the VMM, or gives it back: a load or store there ends the process, a system call
+    that copies gives EFAULT."""
+    at = address_of(memory.at(gpa, mmap.PAGESIZE))
+    protection = 0 if hidden else mmap.PROT_READ | mmap.PROT_WRITE
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(at), ctypes.c_size_t(mmap.PAGESIZE), protection) == 0
 
 
 class Ring:
@@ -127,9 +148,11 @@ class Driver:
         return bool(self.get(Reg.STATUS) & Status.FEATURES_OK)
 
     def add_queue(self, number: int, size: int = 16, at: int | None = None) -> Ring:
-        ring = Ring(self.memory, BASE + 0x1_0000 * (number + 1) if at is None else at, size)
+        return self.connect(number, Ring(self.memory, BASE + 0x1_0000 * (number + 1) if at is None else at, size))
+
+    def connect(self, number: int, ring: Ring) -> Ring:
         self.set(Reg.QUEUE_SEL, number)
-        self.set(Reg.QUEUE_NUM, size)
+        self.set(Reg.QUEUE_NUM, ring.size)
         for register, address in (
             (Reg.QUEUE_DESC_LOW, ring.descriptors_at),
             (Reg.QUEUE_DRIVER_LOW, ring.available_at),

@@ -165,7 +165,7 @@ class Machine:
     def _add_memory(self) -> GuestMemory:
         base = self._map.ram
         view = self._vm.add_memory(0, base, self._plan.memory, Purpose.GUEST_MEMORY)
-        memory = GuestMemory([(base, view)])
+        memory = GuestMemory([(base, view)], private=self._plan.protected or self._plan.pvmfw)
         self._undo.callback(memory.release)
         return memory
 

@@ -18,9 +18,11 @@ class BadAddress(Exception):
 
 
 class GuestMemory:
-    """`regions`: (guest-physical base, writable bytes). Compiled code finds them in `table`."""
+    """`regions`: (guest-physical base, writable bytes). Compiled code finds them in `table`. `private`: as soon as the
+    guest runs, touching them may end this process; system calls that copy give EFAULT."""
 
-    def __init__(self, regions: Iterable[tuple[int, memoryview]]) -> None:
+    def __init__(self, regions: Iterable[tuple[int, memoryview]], private: bool = False) -> None:
+        self.private = private
         self._regions = [(base, base + len(view), view) for base, view in regions]
         self.views: tuple[memoryview, ...] = tuple(view for _, _, view in self._regions)
         """The bytes of each region."""

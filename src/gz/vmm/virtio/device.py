@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import ClassVar
 
 from gz.vmm.memory import GuestMemory
+from gz.vmm.virtio.bounce import BounceQueue
 from gz.vmm.virtio.queue import Chain, Queue, QueueBroken
 from gz.vmm.virtio.shared import INTERRUPT, MORE
 
@@ -31,8 +32,9 @@ class VirtioDevice(ABC):
     NAME: ClassVar[str]
 
     def __init__(self, memory: GuestMemory, features: int, queue_sizes: list[int], config: bytes) -> None:
-        self.features = TRANSPORT_FEATURES | features
-        self.queues = [Queue(memory, size) for size in queue_sizes]
+        kind, missing = (BounceQueue, RING_INDIRECT_DESC) if memory.private else (Queue, 0)
+        self.features = TRANSPORT_FEATURES & ~missing | features
+        self.queues = [kind(memory, size) for size in queue_sizes]
         self.config = config
         self.generation = 0
         """Counts changes of `config` (4.2.2.1)."""
@@ -65,6 +67,8 @@ class VirtioDevice(ABC):
             self._thread.join()
         with self.lock:
             self.reset()
+            for queue in self.queues:
+                queue.close()
         os.close(self.notify_fd)
 
     def wake(self) -> None:
@@ -118,25 +122,29 @@ class VirtioDevice(ABC):
                 return
 
     def _work(self) -> None:
+        watched: list[int] = []
         while True:
-            with self.lock:
-                watched = [] if not self.active else self.watched()
             if not watched or self._notified(watched):
                 os.eventfd_read(self.notify_fd)
             stopping = self.stopping
             with self.lock:
-                if self.active:
-                    try:
-                        self.serve()
-                    except QueueBroken as error:
-                        self.active = False
-                        self._fail(str(error))
-                    except Exception as error:
-                        where = traceback.extract_tb(error.__traceback__)[-1]
-                        self.active = False
-                        self._fail(f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})")
+                watched = self._attempt() if self.active else []
             if stopping:
                 return
+
+    def _attempt(self) -> list[int]:
+        """Serves, then tells what to watch (lock held)."""
+        try:
+            self.serve()
+            return self.watched()
+        except QueueBroken as error:
+            reason = str(error)
+        except Exception as error:
+            where = traceback.extract_tb(error.__traceback__)[-1]
+            reason = f"{type(error).__name__}: {error} ({where.filename}:{where.lineno})"
+        self.active = False
+        self._fail(reason)
+        return []
 
     def _notified(self, watched: list[int]) -> bool:
         """Waits for a notification or one of `watched`; True if there was a notification."""

@@ -106,7 +106,7 @@ class Queue:
     def __init__(self, memory: GuestMemory, size_max: int) -> None:
         self.size_max = size_max
         self._memory = memory
-        functions = compiled(LIBRARY)
+        self._functions = functions = compiled(LIBRARY)
         self._pop, self._push, self._pending = functions.ring_pop, functions.ring_push, functions.ring_pending
         self._publish, self._settle, self._quiet = functions.ring_publish, functions.ring_settle, functions.ring_quiet
         area = (ctypes.c_uint64 * (Ring.size // 8))()
@@ -129,6 +129,9 @@ class Queue:
         self._bytes[:_BUFFERS_AT] = bytes(_BUFFERS_AT)
         self._kept: list[memoryview] = []
         """The ring's memory stays where it is as long as there are these."""
+
+    def close(self) -> None:
+        """Gives back what it needs; it is not used again."""
 
     def enable(self, indirect: bool, event_index: bool) -> None:
         """Starts at index 0 with the given features. QueueBroken if size or addresses are not usable."""

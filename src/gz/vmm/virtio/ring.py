@@ -93,6 +93,12 @@ def ring_settle(ring: Ring) -> u64:
     return interrupt * INTERRUPT | listen(ring) * MORE
 
 
+@export
+def ring_fence() -> None:
+    """What this thread did before is seen before what it does after."""
+    dmb("ish")
+
+
 @inline
 def listen(ring: Ring) -> u64:
     """Asks the driver for notifications. 1 if requests came in meanwhile: look once more."""
