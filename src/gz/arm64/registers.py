@@ -164,6 +164,8 @@ class SCTLR_EL1(Register):
     EnIA = field(31)
     BT0 = field(35)
     BT1 = field(36)
+    ATA0 = field(42)
+    ATA = field(43)
     DSSBS = field(44)
 
 
