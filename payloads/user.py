@@ -6,37 +6,28 @@ The program is also mapped 256 GiB higher, for EL0 to execute and read.  Prints 
 
 from __future__ import annotations
 
-from gz.arm64.descriptors import BLOCK, GIGABYTE_SHIFT, PAGE_SIZE, MairIndex, Shareability, Stage1
+from gz.arm64.descriptors import GIGABYTE_SHIFT
 from gz.arm64.features import ID_AA64DFR0_EL1
-from gz.arm64.insn import dc, dsb, ic, isb, tlbi
+from gz.arm64.insn import dc, dsb, ic, isb
 from gz.arm64.registers import CNTKCTL_EL1, CPACR_EL1, SCTLR_EL1, SPSR
 from gz.arm64.syndrome import ESR_EL2, UNDEFINED, ExceptionClass
 from gz.arm64.sysreg import sysreg
 from gz.bits import Struct, Va, storage, u32, u64
-from gz.metal import assembly, export, extern, log, poke32, poke64
+from gz.metal import assembly, export, extern, log, poke32
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.el0 import PROGRAM, at_el0, map_gigabyte
 
 _ALIAS = 256 << GIGABYTE_SHIFT
-_LEAF = Stage1(
-    BLOCK, AttrIndx=MairIndex.NORMAL, SH=Shareability.INNER, AF=1, AP1=1, AP2=1, PXN=1, nG=1
-)
+_MASKED = SPSR(D=1, A=1, I=1, F=1)
 #: Instructions of the system class with every field zero (DDI 0487, C4.1.93): op0 is bits 20:19.
 _MSR = 0xD500_0000
 _MRS = 0xD520_0000
 _FIELDS = 5
 _ENCODINGS = 1 << 14
 _PMUSERENR_ALL = 0xF
-_CALLEE_SAVED = [(n, n + 1) for n in range(19, 29, 2)] + [(29, 30)]
-_FRAME = 16 * (len(_CALLEE_SAVED) + 1)
-
 assembly(
-    f"""
+    """
     .section .text.user, "ax"
-    .balign 2048
-user_vectors:
-    .space 0x400
-    b user_return
-
     .global user_slot
     .type user_slot, %function
 user_slot:
@@ -48,39 +39,12 @@ user_slot:
 user_slot_address:
     adr x0, user_slot
     ret
-
-    .global at_el0
-    .type at_el0, %function
-at_el0:
-    sub sp, sp, #{_FRAME}
-{chr(10).join(f"    stp x{a}, x{b}, [sp, #{16 * i}]" for i, (a, b) in enumerate(_CALLEE_SAVED))}
-    mrs x2, vbar_el1
-    str x2, [sp, #{_FRAME - 16}]
-    adr x2, user_vectors
-    msr vbar_el1, x2
-    msr elr_el1, x0
-    mov x2, #{int(SPSR(D=1, A=1, I=1, F=1)):#x}
-    msr spsr_el1, x2
-    isb
-    mov x0, x1
-    eret
-user_return:
-    ldr x2, [sp, #{_FRAME - 16}]
-    msr vbar_el1, x2
-    isb
-{chr(10).join(f"    ldp x{a}, x{b}, [sp, #{16 * i}]" for i, (a, b) in enumerate(_CALLEE_SAVED))}
-    add sp, sp, #{_FRAME}
-    ret
 """
 )
 
 
 @extern
 def user_slot_address() -> Va: ...
-
-
-@extern
-def at_el0(entry: u64, value: u64) -> u64: ...
 
 
 class Tally(Struct):
@@ -93,17 +57,6 @@ class Tally(Struct):
 TALLY = storage(Tally)
 
 
-def map_alias() -> None:
-    """The gigabyte that the program is in."""
-    gigabyte = u64(user_slot_address()) >> GIGABYTE_SHIFT
-    table = sysreg.TTBR0_EL1 & ~u64(PAGE_SIZE - 1)
-    poke64(Va(table + 8 * (256 + gigabyte)), _LEAF | gigabyte << GIGABYTE_SHIFT)
-    dsb("ishst")
-    tlbi("vmalle1")
-    dsb("nsh")
-    isb()
-
-
 def run(instruction: u32, value: u64) -> tuple[u64, u64]:
     """x0 afterwards, and the syndrome of what ended it, 0 if that was the call behind it."""
     at = user_slot_address()
@@ -113,7 +66,7 @@ def run(instruction: u32, value: u64) -> tuple[u64, u64]:
     ic("ivau", at)
     dsb("ish")
     isb()
-    result = at_el0(_ALIAS + u64(at), value)
+    result = at_el0(_ALIAS + u64(at), _MASKED, value, 0)
     esr = sysreg.ESR_EL1
     return result, 0 if ESR_EL2(esr).EC == ExceptionClass.SVC64 else esr
 
@@ -140,7 +93,7 @@ def report(op0: u32) -> None:
 @export
 def payload(tree: Va) -> None:
     exceptions.expect()
-    map_alias()
+    map_gigabyte((_ALIAS + u64(user_slot_address())) >> GIGABYTE_SHIFT, PROGRAM, u64(user_slot_address()))
     sysreg.CPACR_EL1 = CPACR_EL1(FPEN=3)
     sysreg.CNTKCTL_EL1 = CNTKCTL_EL1(EL0PCTEN=1, EL0VCTEN=1, EL0VTEN=1, EL0PTEN=1)
     sysreg.SCTLR_EL1 = SCTLR_EL1(sysreg.SCTLR_EL1).replace(UMA=1, DZE=1, UCT=1, UCI=1)

@@ -58,7 +58,7 @@ class Guest:
 
     def access(self, *, write: bool, size: int, register: int, signed: bool = False, wide: bool = True) -> None:
         access = self.vcpu.access
-        access.is_write, access.size, access.register = int(write), size, register
+        access.is_write, access.size, access.register, access.length = int(write), size, register, 4
         access.sign_extend, access.is_64bit, access.address = int(signed), int(wide), 0x0A00_0008
         assert self.call(exits.mmio) == Outcome.LEAVE
         self.call(exits.publish)
@@ -115,6 +115,26 @@ def test_load(guest: Guest, size: int, signed: bool, wide: bool) -> None:
             else:
                 assert guest.vcpu.context.x[30] == 7
             assert guest.vcpu.context.elr == 0x4004
+
+
+def it_block(state: int) -> int:
+    """SPSR of T32 at EL0 with this ITSTATE, one step pending."""
+    return 0x30 | (state >> 2) << 10 | (state & 3) << 25 | 1 << 21 | 1 << 31
+
+
+@pytest.mark.parametrize(
+    "before, after",
+    [(0, 0), (0x08, 0), (0x0A, 0x14), (0x14, 0x08), (0x18, 0), (0xE1, 0xE2), (0xF1, 0xE2), (0xFC, 0xF8), (0xF8, 0)],
+)
+@pytest.mark.parametrize("length", [2, 4])
+def test_an_instruction_of_aarch32(guest: Guest, before: int, after: int, length: int) -> None:
+    """ITAdvance (DDI 0487, G1.3): the condition's last bit and the mask move, the last instruction ends the block."""
+    context = guest.vcpu.context
+    context.elr, context.spsr = 0x4000, it_block(before)
+    guest.access(write=False, size=4, register=0, wide=False)
+    guest.vcpu.access.length = length
+    assert guest.call(exits.finish)
+    assert (context.elr, context.spsr) == (0x4000 + length, it_block(after) & ~(1 << 21))
 
 
 def test_an_exit_that_was_not_delivered_goes_again(guest: Guest) -> None:

@@ -30,3 +30,11 @@ def test_above_the_core(cpus: int) -> None:
     lines = host("platform", cpus=cpus)
     assert lines[0] == f"{cpus} CPUs" and not failed(lines), lines
     assert {"PASS off and on", "PASS contended CPU_ON", "PASS state at entry"} <= set(lines)
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a72", "neoverse-n1", "max"])
+def test_aarch32_at_el0(cpu: str) -> None:
+    """Instructions of two bytes and of IT blocks that a guest's process waits, loads and stores with."""
+    lines = guest("narrow", cpu)
+    assert lines == bare("narrow", cpu) == ["PASS T32", "PASS A32", "PASS sign"]
+    assert guest("narrow", "a64fx") == ["SKIP no AArch32"]

@@ -356,6 +356,15 @@ class SPSR(Register):
     N = field(31)
 
 
+class SPSR_AArch32(Register):
+    """SPSR_ELx for an exception from AArch32, where it differs."""
+
+    T = field(5)
+    IT7_2 = field(15, 10)
+    SS = field(21)
+    IT1_0 = field(26, 25)
+
+
 class HPFAR_EL2(Register):
     FIPA = field(43, 4)
     """Bits 51:12 of the faulting IPA."""

@@ -171,7 +171,7 @@ def finish(vcpu: Vcpu) -> bool:
             faults.load(
                 vcpu, access.register, access.size, access.sign_extend != 0, access.is_64bit != 0, value
             )
-        advance.skip_saved(context)
+        advance.skip_saved(context, access.length)
     else:
         for i in range(_RESULTS):
             context.x[i] = read_once(_page(vcpu).hypercall.args[i])

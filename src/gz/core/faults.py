@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gz.core.advance as advance
 import gz.core.exits as exits
 import gz.core.guard as guard
 import gz.core.slots as slots
@@ -48,6 +49,7 @@ def data(vcpu: Vcpu, esr: ESR_EL2) -> Outcome:
     access = vcpu.access
     access.is_write = u32(abort.WnR)
     access.size = size
+    access.length = advance.length(esr)
     access.register = u32(register)
     access.sign_extend = u32(abort.SSE)
     access.is_64bit = u32(abort.SF)

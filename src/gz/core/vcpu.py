@@ -31,6 +31,7 @@ class PendingAccess(Struct):
     repeat: u32  # the VMM has not seen the exit: the next RUN makes it again
     is_write: u32
     size: u32  # bytes: 1, 2, 4, 8
+    length: u32  # bytes of the instruction
     register: u32  # x0–x30, 31 is the zero register; of an EVENT, its type
     sign_extend: u32
     is_64bit: u32
