@@ -126,13 +126,14 @@ def test_ports() -> None:
 
 def test_guests_of_the_core(file: Write) -> None:
     initrd = file(b"070701" + bytes(20))
-    assert inputs.boot_guest("a=kernel") == ("a", "kernel", None, inputs.BOOT_GUEST_MEMORY, "")
-    text = f"web-1=payload:hello,initrd={initrd},mem=1G,params=console=ttyAMA0 root=/dev/ram0,ro x=1,2"
+    assert inputs.boot_guest("a=kernel") == ("a", "kernel", None, inputs.BOOT_GUEST_MEMORY, 1, "")
+    text = f"web-1=payload:hello,initrd={initrd},mem=1G,cpus=2,params=console=ttyAMA0 root=/dev/ram0,ro x=1,2"
     assert inputs.boot_guest(text) == (
         "web-1",
         "payload:hello",
         initrd,
         1024,
+        2,
         "console=ttyAMA0 root=/dev/ram0,ro x=1,2",
     )
 
@@ -145,7 +146,10 @@ def test_guests_of_the_core(file: Write) -> None:
         ("a b=kernel", "write it as NAME=KERNEL"),
         ("a=", "write it as NAME=KERNEL"),
         (f"{'a' * 33}=kernel", "write it as NAME=KERNEL"),
-        ("a=kernel,cpus=2", "no setting 'cpus'"),
+        ("a=kernel,disk=a", "no setting 'disk'"),
+        ("a=kernel,cpus=0", "not a number from 1 to 8"),
+        ("a=kernel,cpus=9", "not a number from 1 to 8"),
+        ("a=kernel,cpus=", "not a number from 1 to 8"),
         ("a=kernel,mem=much", "is not a memory size"),
         ("a=kernel,initrd=/nowhere", "/nowhere"),
     ],

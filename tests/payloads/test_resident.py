@@ -7,16 +7,20 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from emulator import counts, host, image
+from emulator import COUNTED, counts, failed, host, image
 
-from payloads import clock, idle
+from payloads import clock, idle, patient
 
 TICKS = [f"tick {number}" for number in range(clock.TICKS)]
 HOST_SHARE = 0.7
 
 
-def guests(*names: str, memory: int = 16) -> list[tuple[str, Path]]:
-    return [(f"vm={name} mem={memory}", image(f"payloads.{name}")) for name in names]
+#: Idle time passes at once, not at the pace of real time.
+WITHOUT_SLEEP = ("-icount", "shift=0,sleep=off", *COUNTED[2:])
+
+
+def guests(*names: str, memory: int = 16, cpus: int = 1) -> list[tuple[str, Path]]:
+    return [(f"vm={name} mem={memory} cpus={cpus}", image(f"payloads.{name}")) for name in names]
 
 
 def said(lines: list[str], name: str) -> list[str]:
@@ -38,6 +42,37 @@ def test_a_busy_host_shares_its_time(cpu: str, cpus: int) -> None:
     before, after = (counts(hosts(found, "hello", "clock")[0])["turns"] for found in (alone, lines))
     assert HOST_SHARE * before < after < before
     assert counts(hosts(lines, "hello", "clock")[1])["ticks"] == idle.TICKS
+
+
+@pytest.mark.parametrize(("payload", "cpus", "vcpus"), [("platform", 2, 2), ("gic", 2, 2), ("platform", 2, 4)])
+def test_several_vcpus(payload: str, cpus: int, vcpus: int) -> None:
+    """The checks of timers, PSCI and GIC, on as many CPUs and on fewer."""
+    lines = host("patient", cpus=cpus, guests=guests(payload, cpus=vcpus), clock=WITHOUT_SLEEP)
+    told = said(lines, payload)
+    assert told[0].startswith(f"{vcpus} CPUs") and told[-1] == "off" and not failed(told), told
+    assert hosts(lines, payload) == [f"{patient.TICKS} ticks"]
+
+
+@pytest.mark.parametrize(("cpu", "cpus"), [("cortex-a76", 1), ("max", 2)])
+def test_neither_starves(cpu: str, cpus: int) -> None:
+    """Guests that never wait leave the host most of its time, and go on while it never waits either."""
+    alone = host("idle", cpu=cpu, cpus=cpus)
+    lines = host("idle", cpu=cpu, cpus=cpus, guests=guests("greedy", cpus=2))
+    first, second = hosts(lines, "greedy")
+    share = counts(first)["turns"] / counts(hosts(alone)[0])["turns"]
+    assert HOST_SHARE < share < 1
+    assert counts(first)["ticks"] == counts(second)["ticks"] == idle.TICKS
+    meanwhile = said(lines[: lines.index(first)], "greedy")
+    for index in range(2):
+        assert sum(line.startswith(f"CPU {index} ") for line in meanwhile) > 10, meanwhile
+
+
+def test_a_reset_is_the_end() -> None:
+    """Of all its vCPUs, at once on one CPU; the host goes on."""
+    lines = host("idle", guests=guests("restart", cpus=2))
+    told = said(lines, "restart")
+    assert told[0] == "turn 0" and told[-1] == "off: it asked for a reset, and is not started again", told
+    assert len(hosts(lines, "restart")) == 2
 
 
 def test_the_host_cannot_reach_their_memory() -> None:
@@ -69,8 +104,13 @@ def test_a_hostile_one_is_alone_with_it(payload: str) -> None:
 def test_what_cannot_be_started_is_said() -> None:
     """No Image, no room, no memory at all; the others run."""
     nonsense = Path(__file__)
-    wrong = [("vm=text mem=16", nonsense), ("vm=large mem=4096", image("payloads.hello")), ("vm=none mem=0", nonsense)]
+    hello = image("payloads.hello")
+    wrong = [("vm=text mem=16", nonsense), ("vm=large mem=4096", hello), ("vm=none mem=0", nonsense)]
     lines = host("idle", guests=[*wrong, *guests("hello")])
+    for cpus in (0, 9, 1 << 40):
+        assert said(host("idle", guests=guests("hello", cpus=cpus)), "hello") == [
+            "not started: it may have 1 to 8 CPUs"
+        ]
     assert said(lines, "text") == ["not started: it does not fit into its RAM, or is no arm64 Image"]
     assert said(lines, "large") == said(lines, "none") == ["not started: no room in RAM for it"]
     assert said(lines, "hello")[-1] == "off"

@@ -21,6 +21,7 @@ INIT = b"""\
 #!/bin/busybox sh
 /bin/busybox mount -t proc proc /proc
 /bin/busybox uname -sm
+/bin/busybox grep -c ^processor /proc/cpuinfo
 /bin/busybox sleep 1
 /bin/busybox poweroff -f
 """
@@ -39,7 +40,7 @@ def test_debian_beside_debian(tmp_path: Path) -> None:
     initrd.write_bytes(guest_initrd(software).read_bytes() + program.archive())
     guests = [
         BootGuest("ticker", products.payload("clock").flat, memory=16),
-        BootGuest("debian", guest_kernel(software), initrd, memory=192, params="console=ttyAMA0 loglevel=4 panic=-1"),
+        BootGuest("debian", guest_kernel(software), initrd, 192, 2, "console=ttyAMA0 loglevel=4 panic=-1"),
     ]
     with Board(core=products.core(), software=software, guests=guests, boot_timeout=BOOT_TIMEOUT) as board:
         console = board.qemu.directory / "console.log"
@@ -49,7 +50,7 @@ def test_debian_beside_debian(tmp_path: Path) -> None:
         while "off" not in said(console, "debian") and time.monotonic() < end:
             time.sleep(0.5)
         told = said(console, "debian")
-        assert "Linux aarch64" in told and told[-1] == "off", told[-20:]
+        assert told[:2] == ["Linux aarch64", "2"] and told[-1] == "off", told[-20:]
         assert said(console, "ticker") == [f"{clock.TURNS} turns", *(f"tick {n}" for n in range(clock.TICKS)), "off"]
         log = board.run(["dmesg"]).text
         assert not any(bad in log for bad in ("Oops", "Internal error", "WARNING:", "rcu: INFO"))

@@ -62,12 +62,13 @@ class BootGuest:
     kernel: Path
     initrd: Path | None = None
     memory: int = 128
+    cpus: int = 1
     params: str = ""
 
     @property
     def bootargs(self) -> str:
         """As the core takes it apart (core/discovery.py)."""
-        return f"vm={self.name} mem={self.memory} {self.params}".rstrip()
+        return f"vm={self.name} mem={self.memory} cpus={self.cpus} {self.params}".rstrip()
 
     @property
     def size(self) -> int:

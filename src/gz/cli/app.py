@@ -209,7 +209,7 @@ def up(
     vm: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="NAME=KERNEL[,initrd=FILE][,mem=SIZE][,params=TEXT]",
+            metavar="NAME=KERNEL[,initrd=FILE][,mem=SIZE][,cpus=N][,params=TEXT]",
             help="A guest that the core starts by itself, without host or VMM; its console is in the board's. "
             "KERNEL is an arm64 Image, or payload:NAME. Repeatable.",
             show_default=False,

@@ -153,7 +153,7 @@ def start_board(*, cpu: str, cpus: int, memory: str, bare: bool, gdb: int | None
     return 0
 
 
-def boot_guest(name: str, kernel: str, initrd: Path | None, memory: int, params: str) -> BootGuest:
+def boot_guest(name: str, kernel: str, initrd: Path | None, memory: int, cpus: int, params: str) -> BootGuest:
     """Its kernel unpacked, or compiled."""
     from gz.cli import products
 
@@ -165,7 +165,7 @@ def boot_guest(name: str, kernel: str, initrd: Path | None, memory: int, params:
         except LoadError as error:
             raise UserError(str(error)) from None
         image = cached("boot-kernel", fingerprint([hashlib.sha256(data).hexdigest()]), lambda: data)
-    return BootGuest(name, image, initrd, memory, params)
+    return BootGuest(name, image, initrd, memory, cpus, params)
 
 
 def stop_board() -> int:

@@ -10,6 +10,7 @@ import socket
 import stat
 from pathlib import Path
 
+from gz.abi.calls import VCPUS_MAX
 from gz.board.qemu import Disk
 from gz.cli.report import UserError
 from gz.state import state_directory
@@ -63,24 +64,30 @@ def kernel(path: Path, machine: Map, memory: int) -> bool:
         raise UserError(str(error)) from None
 
 
-def boot_guest(text: str) -> tuple[str, str, Path | None, int, str]:
-    """Name, kernel, initrd, MiB and the kernel's parameters in NAME=KERNEL[,initrd=FILE][,mem=SIZE][,params=TEXT]."""
+def boot_guest(text: str) -> tuple[str, str, Path | None, int, int, str]:
+    """Name, kernel, initrd, MiB, vCPUs and the kernel's parameters in
+    NAME=KERNEL[,initrd=FILE][,mem=SIZE][,cpus=N][,params=TEXT]."""
     name, _, rest = text.partition("=")
     rest, _, params = rest.partition(",params=")
     kernel, *settings = rest.split(",")
     if not re.fullmatch(r"[\w.-]{1,32}", name, re.ASCII) or not kernel:
-        raise UserError(f"--vm {text}: write it as NAME=KERNEL[,initrd=FILE][,mem=SIZE][,params=TEXT]")
+        raise UserError(f"--vm {text}: write it as NAME=KERNEL[,initrd=FILE][,mem=SIZE][,cpus=N][,params=TEXT]")
     found: Path | None = None
     size = BOOT_GUEST_MEMORY
+    cpus = 1
     for setting in settings:
         key, _, value = setting.partition("=")
         if key == "initrd":
             found = initrd(Path(value))
         elif key == "mem":
             size = memory(value, 2)
+        elif key == "cpus":
+            if not re.fullmatch(f"[1-{VCPUS_MAX}]", value):
+                raise UserError(f"--vm {text}: cpus={value} is not a number from 1 to {VCPUS_MAX}")
+            cpus = int(value)
         else:
-            raise UserError(f"--vm {text}: no setting {key!r}; there are initrd, mem and, at the end, params")
-    return name, kernel, found, size, params
+            raise UserError(f"--vm {text}: no setting {key!r}; there are initrd, mem, cpus and, at the end, params")
+    return name, kernel, found, size, cpus, params
 
 
 def firmware(path: Path, machine: Map) -> None:

@@ -28,7 +28,8 @@ class Cpu(Struct, align=64):
     by_doorbell: u32  # the RUN in progress came from a store: on an interrupt the store stays un-retired
     mdcr: u64  # MDCR_EL2: what the performance monitors of this CPU need, whoever runs
     kick_ready: u32  # SGI 15 has been put into Group 0 on this CPU
-    turn: u32  # core/resident.py: the guest that was given time last
+    turn: u32  # core/resident.py: the vCPU that was given time last
+    dozing: u32  # the host waits and so does the core: a kick is heard
     given: u64  # and when, as CNTPCT_EL0 counts
     slice_end: u64  # until when it may run, 0: no such guest runs
     entry: u64  # PSCI CPU_ON: where the host starts on this CPU, and its x0

@@ -47,6 +47,7 @@ _RAMDISK = text("multiboot,ramdisk")
 _ARGUMENTS = text("bootargs")
 _GUEST = text("vm=")
 _SIZE = text(" mem=")
+_CPUS = text(" cpus=")
 _STATUS = text("status")
 _OKAY = text("okay")
 _OK = text("ok")
@@ -57,8 +58,8 @@ _SPACE = 0x20
 _ZERO = 0x30
 _NINE = 0x39
 
-_GUEST_MEMORY = 128 << 20
-_MEBIBYTES_MAX = 1 << 20
+_GUEST_MEMORY = 128  # MiB
+_SETTING_MAX = 1 << 20
 
 
 class Buses(Struct):
@@ -252,7 +253,7 @@ def _module(t: Tree, node: u64) -> None:
 
 
 def _guest(base: Pa, size: u64, arguments: Va, length: u64) -> None:
-    """A kernel whose arguments begin with "vm=NAME mem=MIB" is a guest's; the rest is for the guest."""
+    """A kernel whose arguments begin with "vm=NAME mem=MIB cpus=N" is a guest's; the rest is for the guest."""
     if machine.guest_count == GUESTS_MAX:
         log("gz: more guests among the boot modules than there is room for")
         return
@@ -265,19 +266,27 @@ def _guest(base: Pa, size: u64, arguments: Va, length: u64) -> None:
     while at < length and peek8(arguments + at) != _SPACE:
         at += 1
     guest.name_size = at - len(_GUEST)
-    guest.memory.size = _GUEST_MEMORY
-    if length - at > len(_SIZE) and tree.equal(arguments + at, len(_SIZE), _SIZE):
-        at += len(_SIZE)
-        mebibytes: u64 = 0
-        while at < length and _ZERO <= peek8(arguments + at) <= _NINE and mebibytes < _MEBIBYTES_MAX:
-            mebibytes = 10 * mebibytes + peek8(arguments + at) - _ZERO
-            at += 1
-        guest.memory.size = mebibytes << 20
+    mebibytes, at = _setting(arguments, at, length, _SIZE, _GUEST_MEMORY)
+    guest.memory.size = mebibytes << 20
+    cpus, at = _setting(arguments, at, length, _CPUS, 1)
+    guest.cpus = u32(cpus)
     if at < length and peek8(arguments + at) == _SPACE:
         at += 1
     guest.arguments = arguments + at
     guest.arguments_size = length - at
     machine.guest_count += 1
+
+
+def _setting(arguments: Va, at: u64, length: u64, name: ReadOnly[u8], default: u64) -> tuple[u64, u64]:
+    """The number behind `name` if that comes next, and where it ends."""
+    if length - at <= len(name) or not tree.equal(arguments + at, len(name), name):
+        return default, at
+    at += len(name)
+    value: u64 = 0
+    while at < length and _ZERO <= peek8(arguments + at) <= _NINE and value < _SETTING_MAX:
+        value = 10 * value + peek8(arguments + at) - _ZERO
+        at += 1
+    return value, at
 
 
 def _assign_ramdisks() -> None:

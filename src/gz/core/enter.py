@@ -69,9 +69,7 @@ def lower_fiq(context: Context) -> Context:
     vcpu = context.vcpu
     if vcpu is None:
         return context
-    intid = sysreg.ICC_IAR0_EL1
-    if intid == kick.SGI:
-        sysreg.ICC_EOIR0_EL1 = intid
+    kick.acknowledge()
     return resume(vcpu)
 
 

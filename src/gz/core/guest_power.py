@@ -12,8 +12,11 @@ from gz.arm64.psci import NO_TRUSTED_OS, VERSION_1_1, AffinityState, PsciStatus
 from gz.bits import Ipa, i64, u64
 from gz.core.conduit import answer, argument
 from gz.core.outcome import Outcome
+from gz.core.platform import machine
 from gz.core.vcpu import Power, Vcpu
+from gz.core.vm import Vm
 from gz.metal import cold, compare_exchange, inline, load_acquire, store_release
+from gz.vmm.maps import VIRT
 
 _AFFINITY = 0xFF_00FF_FFFF  # of MPIDR_EL1; all else must be zero
 _LEVELS = 4
@@ -49,7 +52,7 @@ def _cpu_on(vcpu: Vcpu) -> i64:
     target = _target(vcpu, affinity)
     if target is None:
         return PsciStatus.INVALID_PARAMETERS
-    if entry & 3 != 0 or slots.find(vcpu.vm, Ipa(entry)) is None:
+    if entry & 3 != 0 or not _is_memory(vcpu.vm, Ipa(entry)):
         return PsciStatus.INVALID_ADDRESS
     if compare_exchange(target.power, Power.OFF, Power.CLAIMED) != Power.OFF:
         return PsciStatus.ALREADY_ON
@@ -58,6 +61,13 @@ def _cpu_on(vcpu: Vcpu) -> i64:
     store_release(target.power, Power.ON_PENDING)
     vgic.announce(vcpu)
     return PsciStatus.SUCCESS
+
+
+def _is_memory(vm: Vm, ipa: Ipa) -> bool:
+    """A guest without a host has no slots."""
+    if vm.resident != 0:
+        return ipa - Ipa(VIRT.ram) < machine.guests[vm.resident - 1].memory.size
+    return slots.find(vm, ipa) is not None
 
 
 def cpu_off(vcpu: Vcpu) -> Outcome:

@@ -18,7 +18,7 @@ from gz.bits import u64
 from gz.core.cpu import CPU_COUNT_MAX, CPUS, Cpu
 from gz.core.platform import machine
 from gz.core.vcpu import Vcpu
-from gz.metal import cold, load_acquire, mmio, unroll
+from gz.metal import cold, inline, load_acquire, mmio, unroll
 
 SGI = 15
 HOST_RESCHEDULE_SGI = 0  # Linux: IPI_RESCHEDULE
@@ -66,3 +66,11 @@ def send(cpu: Cpu) -> None:
     else:
         sysreg.ICC_SGI1R_EL1 = value.replace(INTID=HOST_RESCHEDULE_SGI)
     isb()
+
+
+@inline
+def acknowledge() -> None:
+    """One that came to this CPU, if it did."""
+    intid = sysreg.ICC_IAR0_EL1
+    if intid == SGI:
+        sysreg.ICC_EOIR0_EL1 = intid

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Spin locks.  Order when several are held: calls, vm, vgic, the host's memory, pages, frames, guard, console.
+"""Spin locks.  Order when several are held: calls, vm, a UART, vgic, the host's memory, pages, frames, guard, console.
 
 Whoever runs may take a free lock, in no order.  With tickets four vCPUs on four emulated CPUs, which share two real
 ones, did not get past the first lines of Linux in a minute: the lock waited for the one CPU that had no time.

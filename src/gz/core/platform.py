@@ -30,6 +30,7 @@ class BootGuest(Struct):
     arguments: Va  # its kernel's, in the tree, without a final NUL
     arguments_size: u64
     memory: PhysicalRange  # at first only as large as it wants to be
+    cpus: u32
 
 
 class Machine(Struct):

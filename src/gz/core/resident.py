@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Guests that the loader brought as boot modules: no host makes them, no VMM serves them, the host can't reach them.
 
-Each has one vCPU and the "virt" machine's RAM, GIC, timer and PL011, whose output goes to the core's console line by
-line. They run in the host's time: on a CPU where the host waits for an interrupt, until one comes; and where it
-never waits, for a SLICE after an interrupt that the host has ended, once in a PERIOD. For both, the host's WFI and its
-GIC interface trap; a machine without such guests pays nothing.
+Each has vCPUs and the "virt" machine's RAM, GIC, timer and PL011 (core/resident_uart.py). The vCPUs run in the host's
+time, on whatever CPU has some: where the host waits for an interrupt, until one comes; and where it never waits, for a
+SLICE after an interrupt that the host has ended, once in a PERIOD. For both the host's WFI and its GIC interface trap;
+a machine without such guests pays nothing.
 """
 
 from __future__ import annotations
 
-import gz.core.console as console
 import gz.core.exits as exits
 import gz.core.frames as frames
 import gz.core.kick as kick
@@ -18,6 +17,7 @@ import gz.core.memory as memory
 import gz.core.pages as pages
 import gz.core.placement as placement
 import gz.core.resident_tree as resident_tree
+import gz.core.resident_uart as resident_uart
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
 import gz.core.timer as timer
@@ -25,21 +25,22 @@ import gz.core.vgic as vgic
 import gz.core.vgic_reset as vgic_reset
 import gz.core.vm as vms
 import gz.core.world as world
+from gz.abi.calls import VCPUS_MAX
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
 from gz.abi.errors import Error
-from gz.abi.exits import ExitReason
+from gz.abi.exits import ExitReason, SystemEvent
 from gz.abi.run import RunPage
 from gz.arm64.descriptors import BLOCK_SIZE, PAGE_SHIFT
 from gz.arm64.image import MAGIC, ImageHeader
-from gz.arm64.insn import dsb, ic, isb, wfi
-from gz.arm64.pl011 import FR, PERIPHERAL_ID, PRIMECELL_ID, Interrupt
+from gz.arm64.insn import dmb, dsb, ic, isb, wfi
 from gz.arm64.smccc import NOT_SUPPORTED
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL
-from gz.bits import Array, Ipa, Pa, Ptr, Struct, Va, array, sizeof, storage, table, u8, u32, u64
+from gz.bits import Ipa, Pa, Ptr, Struct, sizeof, storage, u32, u64
 from gz.core.context import Context
-from gz.core.cpu import Cpu
+from gz.core.cpu import CPUS, Cpu
 from gz.core.platform import GUESTS_MAX, BootGuest, machine
+from gz.core.resident_uart import Uart
 from gz.core.tree import text
 from gz.core.vcpu import Power, Vcpu
 from gz.core.vm import Vm
@@ -59,28 +60,19 @@ from gz.vmm.maps import VIRT
 SLICES_A_SECOND = 1000
 SLICES_A_PERIOD = 4
 _RUN_FRAMES = 2
-_LINE_MAX = 160
-_NEWLINE = 0x0A
-_RETURN = 0x0D
-_WORD = 4
-
-_FR = int(FR(RXFE=1, TXFE=1, CTS=1, DSR=1, DCD=1))
-_TX = int(Interrupt(TX=1))
-_DR_OFFSET, _FR_OFFSET, _IMSC_OFFSET, _RIS_OFFSET, _MIS_OFFSET = 0x000, 0x018, 0x038, 0x03C, 0x040
-_ID_OFFSET = 0xFE0
-_IDS = table(u8, [*PERIPHERAL_ID, *PRIMECELL_ID])
-_SEPARATOR = text(": ")
-_END = text("\n")
 _NO_ROOM = text("not started: no room in RAM for it")
 _UNFIT = text("not started: it does not fit into its RAM, or is no arm64 Image")
+_CPUS = text("not started: it may have 1 to 8 CPUs")
+_NO_FRAMES = text("not started: the core has no memory left for it")
 _OFF = text("off")
+_RESET = text("off: it asked for a reset, and is not started again")
+_CRASHED = text("off: it cannot take its exceptions any more")
 
 
 class Resident(Struct):
-    vcpu: Ptr[Vcpu] | None  # None: it could not be made
-    mask: u32  # UARTIMSC
-    length: u32
-    line: Array[u8] = array(_LINE_MAX)
+    vm: Ptr[Vm] | None  # None: it could not be made
+    over: u32
+    uart: Uart
 
 
 RESIDENTS = storage(Resident, GUESTS_MAX)
@@ -106,7 +98,7 @@ def reserve() -> None:
             ram.base = placement.find(ram.size, BLOCK_SIZE)
         if ram.base == Pa(0):
             ram.size = 0
-            _report(machine.guests[i], address(_NO_ROOM), len(_NO_ROOM))
+            resident_uart.report(machine.guests[i], address(_NO_ROOM), len(_NO_ROOM))
         placement.take(ram.base, ram.size)
 
 
@@ -121,24 +113,21 @@ def keep() -> None:
 def create() -> None:
     for i in range(machine.guest_count):
         guest = machine.guests[i]
-        if guest.memory.size != 0 and not _create(guest, RESIDENTS[i]):
-            _report(guest, address(_UNFIT), len(_UNFIT))
+        if guest.memory.size == 0:
+            continue
+        if guest.cpus == 0 or guest.cpus > VCPUS_MAX:
+            resident_uart.report(guest, address(_CPUS), len(_CPUS))
+            continue
+        memory.zero(guest.memory.base, guest.memory.size)
+        entry, tree, loaded = _load(guest)
+        if not loaded:
+            resident_uart.report(guest, address(_UNFIT), len(_UNFIT))
+        elif not _create(guest, RESIDENTS[i], entry, tree):
+            resident_uart.report(guest, address(_NO_FRAMES), len(_NO_FRAMES))
 
 
-def _report(guest: BootGuest, line: Va, length: u64) -> None:
-    """A line of its own, or one about it."""
-    console.write(guest.name, guest.name_size)
-    console.write(address(_SEPARATOR), len(_SEPARATOR))
-    console.write(line, length)
-    console.write(address(_END), len(_END))
-
-
-def _create(guest: BootGuest, resident: Resident) -> bool:
+def _create(guest: BootGuest, resident: Resident, entry: u64, tree: u64) -> bool:
     ram = guest.memory
-    memory.zero(ram.base, ram.size)
-    entry, tree, loaded = _load(guest)
-    if not loaded:
-        return False
     memory.clean(ram.base, ram.size)
     ic("ialluis")
     dsb("ish")
@@ -156,21 +145,26 @@ def _create(guest: BootGuest, resident: Resident) -> bool:
         return False
     if vgic_reset.create_redistributor(vm, Ipa(VIRT.redistributors), REDISTRIBUTOR_SIZE) != Error.NO_ERROR:
         return False
+    for index in range(guest.cpus):
+        if not _create_vcpu(vm, index):
+            return False
+    boot = vm.vcpus[0]
+    if boot is None:
+        return False
+    boot.context.x[0] = tree
+    boot.context.elr = entry
+    resident.vm = vm
+    return True
+
+
+def _create_vcpu(vm: Vm, index: u32) -> bool:
     run_page = frames.allocate_run(_RUN_FRAMES)
     if run_page == Pa(0):
         return False
     locked = slots.acquire_for_host(vm)
-    status = lifecycle.create(locked, 0, run_page)
+    status = lifecycle.create(locked, index, run_page)
     slots.release(locked)
-    if status != Error.NO_ERROR:
-        return False
-    vcpu = vm.vcpus[0]
-    if vcpu is None:
-        return False
-    vcpu.context.x[0] = tree
-    vcpu.context.elr = entry
-    resident.vcpu = vcpu
-    return True
+    return status == Error.NO_ERROR
 
 
 def _load(guest: BootGuest) -> tuple[u64, u64, bool]:
@@ -205,11 +199,13 @@ def _load(guest: BootGuest) -> tuple[u64, u64, bool]:
 def wait(host: Context) -> Context:
     """The host's WFI: its time is a guest's, or there is really nothing to do."""
     cpu = host.cpu
+    store_release(cpu.dozing, 1)
+    dmb("ish")  # who makes something pending from now on sees that
     entered = _give(cpu)
-    if entered is not None:
-        return entered
-    _sleep()
-    return host
+    if entered is None:
+        _sleep(cpu)
+    store_release(cpu.dozing, 0)
+    return host if entered is None else entered
 
 
 @cold
@@ -222,16 +218,26 @@ def interrupt_ended(host: Context) -> Context:
     return host if entered is None else entered
 
 
+def _vcpu(number: u32) -> Vcpu | None:
+    """Of all guests'; None: there is none, or its guest is over."""
+    resident = RESIDENTS[number // VCPUS_MAX]
+    vm = resident.vm
+    if vm is None or load_acquire(resident.over) != 0:
+        return None
+    return vm.vcpus[number % VCPUS_MAX]
+
+
 def _give(cpu: Cpu) -> Context | None:
-    """A slice for the next guest that can run; not while the host's priority mask would hold its end up."""
+    """A slice for the next vCPU that can run; not while the host's priority mask would hold its end up."""
     if sysreg.ICC_PMR_EL1 < kick.LATE_PRIORITY:
         return None
-    for i in range(machine.guest_count):
-        turn = (cpu.turn + 1 + i) % machine.guest_count
-        vcpu = RESIDENTS[turn].vcpu
+    count = machine.guest_count * VCPUS_MAX
+    for i in range(count):
+        turn = (cpu.turn + 1 + i) % count
+        vcpu = _vcpu(turn)
         if vcpu is not None and compare_exchange(vcpu.running, 0, cpu.index + 1) == 0:
             if _can_run(vcpu):
-                cpu.turn = u32(turn)
+                cpu.turn = turn
                 now = sysreg.CNTPCT_EL0
                 cpu.given = now
                 cpu.slice_end = now + sysreg.CNTFRQ_EL0 // SLICES_A_SECOND
@@ -243,7 +249,9 @@ def _give(cpu: Cpu) -> Context | None:
 
 
 def _can_run(vcpu: Vcpu) -> bool:
-    return load_acquire(vcpu.power) == Power.ON and (vcpu.idle == 0 or not vgic.sleeps(vcpu))
+    if load_acquire(vcpu.power) != Power.ON:
+        return lifecycle.power_up(vcpu)
+    return vcpu.idle == 0 or not vgic.sleeps(vcpu)
 
 
 @noinline
@@ -256,21 +264,35 @@ def _enter(cpu: Cpu, vcpu: Vcpu) -> Context:
     return vcpu.context
 
 
-def _sleep() -> None:
-    """Until an interrupt of the host's or the next deadline of a guest's, which is no interrupt of the host's."""
+def _sleep(cpu: Cpu) -> None:
+    """Until an interrupt of the host's, a kick, or the next deadline of a guest's, which is none of the host's."""
     soonest: u64 = timer.NEVER
-    for i in range(machine.guest_count):
-        vcpu = RESIDENTS[i].vcpu
+    for i in range(machine.guest_count * VCPUS_MAX):
+        vcpu = _vcpu(i)
         if vcpu is not None and load_acquire(vcpu.running) == 0:
             soonest = min(soonest, timer.deadline(vcpu))
     if soonest != timer.NEVER:
         sysreg.CNTHP_CVAL_EL2 = sysreg.CNTPCT_EL0 + soonest
         sysreg.CNTHP_CTL_EL2 = CNT_CTL(ENABLE=1)
-        isb()
+    if cpu.kick_ready == 0:
+        kick.prepare(cpu)
+    sysreg.ICC_IGRPEN0_EL1 = 1  # kicks end the wait
+    isb()
     dsb("sy")
     wfi()
+    kick.acknowledge()
+    sysreg.ICC_IGRPEN0_EL1 = 0
     sysreg.CNTHP_CTL_EL2 = 0
     isb()
+
+
+def _wake(cpu: Cpu) -> None:
+    """Some vCPU has something to do that it had not before: CPUs that doze look again."""
+    dmb("ish")
+    for i in range(machine.cpu_count):
+        other = CPUS[i]
+        if other.index != cpu.index and load_acquire(other.dozing) != 0:
+            kick.send(other)
 
 
 @cold
@@ -279,69 +301,31 @@ def left(vcpu: Vcpu) -> Context:
     cpu = vcpu.context.cpu
     world.leave(cpu, vcpu)
     resident = RESIDENTS[vcpu.vm.resident - 1]
+    guest = machine.guests[vcpu.vm.resident - 1]
+    page = view(RunPage, memory.va(vcpu.run_page))
     if vcpu.exit == ExitReason.MMIO:
-        _serve(resident, vcpu)
+        if resident_uart.serve(resident.uart, guest, vcpu.vm, page.mmio):
+            _wake(cpu)
         return _enter(cpu, vcpu)
-    if vcpu.exit == ExitReason.HYPERCALL:
-        _refuse(vcpu)
+    if vcpu.exit == ExitReason.HYPERCALL:  # for a VMM
+        write_once(page.hypercall.args[0], NOT_SUPPORTED)
+        return _enter(cpu, vcpu)
+    if vcpu.exit == ExitReason.IPI:
+        _wake(cpu)
         return _enter(cpu, vcpu)
     if vcpu.exit == ExitReason.SYSTEM_EVENT:
-        _report(machine.guests[vcpu.vm.resident - 1], address(_OFF), len(_OFF))
+        _end(resident, guest, read_once(page.system_event.type))
     cpu.slice_end = 0
     store_release(vcpu.running, 0)
     return cpu.host
 
 
-def _refuse(vcpu: Vcpu) -> None:
-    """A call that is for a VMM."""
-    record = view(RunPage, memory.va(vcpu.run_page)).hypercall
-    write_once(record.args[0], NOT_SUPPORTED)
-
-
-# The PL011 (DDI 0183), as far as sending goes: it has always sent. Nothing else has a device: reads are 0.
-
-
-def _serve(resident: Resident, vcpu: Vcpu) -> None:
-    access = view(RunPage, memory.va(vcpu.run_page)).mmio
-    at = read_once(access.phys_addr)
-    if at < VIRT.uart or at >= VIRT.uart + VIRT.uart_size:
-        return
-    offset = at - VIRT.uart
-    if read_once(access.is_write) != 0:
-        _write(resident, vcpu.vm, offset, u32(read_once(access.data)))
+def _end(resident: Resident, guest: BootGuest, event: u32) -> None:
+    """Its other vCPUs have what they have of their slices, and no other one."""
+    store_release(resident.over, 1)
+    if event == SystemEvent.RESET:
+        resident_uart.report(guest, address(_RESET), len(_RESET))
+    elif event == SystemEvent.CRASH:
+        resident_uart.report(guest, address(_CRASHED), len(_CRASHED))
     else:
-        write_once(access.data, _read(resident, offset))
-
-
-def _write(resident: Resident, vm: Vm, offset: u64, value: u32) -> None:
-    if offset == _DR_OFFSET:
-        _put(resident, machine.guests[vm.resident - 1], u8(value & 0xFF))
-    elif offset == _IMSC_OFFSET:
-        resident.mask = value
-        vgic.irq_line(vm, 0, VIRT.uart_spi, 1 if value & _TX != 0 else 0)
-
-
-def _read(resident: Resident, offset: u64) -> u64:
-    if offset == _FR_OFFSET:
-        return _FR
-    if offset == _IMSC_OFFSET:
-        return resident.mask
-    if offset == _RIS_OFFSET:
-        return _TX
-    if offset == _MIS_OFFSET:
-        return resident.mask & _TX
-    if offset >= _ID_OFFSET and offset < _ID_OFFSET + _WORD * len(_IDS):
-        return _IDS[(offset - _ID_OFFSET) // _WORD]
-    return 0
-
-
-def _put(resident: Resident, guest: BootGuest, byte: u8) -> None:
-    """Whole lines, with the guest's name before them."""
-    if byte == _RETURN:
-        return
-    if byte != _NEWLINE:
-        resident.line[resident.length] = byte
-        resident.length += 1
-    if byte == _NEWLINE or resident.length == _LINE_MAX:
-        _report(guest, address(resident.line), resident.length)
-        resident.length = 0
+        resident_uart.report(guest, address(_OFF), len(_OFF))

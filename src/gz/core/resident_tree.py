@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The device tree of a guest that has no VMM: one CPU, RAM, GICv3, timer and PL011 of the "virt" machine.
+"""The device tree of a guest that has no VMM: CPUs, RAM, GICv3, timer and PL011 of the "virt" machine.
 
-All but RAM and /chosen is the same for every guest and made at build time.
+All but RAM, the number of CPUs and /chosen is the same for every guest and made at build time.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import gz.core.memory as memory
 import gz.core.tree_writer as writer
+from gz.abi.calls import VCPUS_MAX
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
 from gz.arm64.fdt import FdtHeader, FdtReservation, FdtToken
 from gz.bits import Pa, Va, sizeof, table, u8, u64
@@ -44,8 +45,6 @@ _NODES: dict[str, dict[str, Value]] = {
         "compatible": "linux,dummy-virt",
         "interrupt-parent": [_GIC],
     },
-    "cpus": {"#address-cells": [1], "#size-cells": [0]},
-    "cpus/cpu@0": {"device_type": "cpu", "compatible": "arm,armv8", "reg": [0], "enable-method": "psci"},
     "psci": {"compatible": ["arm,psci-1.0", "arm,psci-0.2"], "method": "hvc"},
     "timer": {
         "compatible": "arm,armv8-timer",
@@ -56,7 +55,7 @@ _NODES: dict[str, dict[str, Value]] = {
         "compatible": "arm,gic-v3",
         "#interrupt-cells": [3],
         "interrupt-controller": b"",
-        "reg": _pairs(VIRT.gicd, DISTRIBUTOR_SIZE, VIRT.redistributors, REDISTRIBUTOR_SIZE),
+        "reg": _pairs(VIRT.gicd, DISTRIBUTOR_SIZE, VIRT.redistributors, VCPUS_MAX * REDISTRIBUTOR_SIZE),
         "phandle": [_GIC],
     },
     "apb-pclk": {
@@ -73,8 +72,10 @@ _NODES: dict[str, dict[str, Value]] = {
         "clock-names": ["uartclk", "apb_pclk"],
     },
 }
+_CPUS: dict[str, Value] = {"#address-cells": [1], "#size-cells": [0]}
+_CPU: dict[str, Value] = {"device_type": "cpu", "compatible": "arm,armv8", "enable-method": "psci"}
 _OWN_NAMES = ("device_type", "reg", "bootargs", "stdout-path", "linux,initrd-start", "linux,initrd-end")
-_NAMES = tuple(dict.fromkeys([*_OWN_NAMES, *(name for node in _NODES.values() for name in node)]))
+_NAMES = tuple(dict.fromkeys([*_OWN_NAMES, *(name for node in (*_NODES.values(), _CPUS, _CPU) for name in node)]))
 _OFFSETS = {name: sum(len(other) + 1 for other in _NAMES[:i]) for i, name in enumerate(_NAMES)}
 _DEVICE_TYPE, _REG, _BOOTARGS, _STDOUT, _INITRD_START, _INITRD_END = (_OFFSETS[name] for name in _OWN_NAMES)
 
@@ -111,6 +112,13 @@ def _node(path: str) -> bytes:
     return _begin(name) + _properties(_NODES[path]) + inner + struct.pack(">I", FdtToken.END_NODE)
 
 
+def _cpu(index: int) -> bytes:
+    return _begin(f"cpu@{index}") + _properties({**_CPU, "reg": [index]}) + struct.pack(">I", FdtToken.END_NODE)
+
+
+#: Of equal size each: the first ones are taken.
+_CPU_NODES = table(u8, list(b"".join(_cpu(index) for index in range(VCPUS_MAX))))
+_CPUS_HEAD = table(u8, list(_begin("cpus") + _properties(_CPUS)))
 #: The root, still open.
 _COMMON = table(
     u8,
@@ -130,6 +138,9 @@ def write(guest: BootGuest, to: Pa, initrd: u64) -> u64:
     memory.memset(blob, 0, structure)
     writer.open(blob + structure, 0)
     writer.data(address(_COMMON), len(_COMMON))
+    writer.data(address(_CPUS_HEAD), len(_CPUS_HEAD))
+    writer.data(address(_CPU_NODES), len(_CPU_NODES) // VCPUS_MAX * guest.cpus)
+    writer.token(FdtToken.END_NODE)
     writer.begin(_MEMORY)
     writer.property(_DEVICE_TYPE, len(_MEMORY_TYPE))
     writer.data(address(_MEMORY_TYPE), len(_MEMORY_TYPE))
