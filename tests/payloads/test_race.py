@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import pytest
-from emulator import RACING, counts, host
+from emulator import COUNTED, RACING, counts, host, image
+
+from payloads.exclusives import ROUNDS
 
 
 @pytest.mark.parametrize("cpu, cpus", [("cortex-a76", 1), ("cortex-a76", 2), ("cortex-a76", 4), ("max", 4)])
@@ -21,3 +23,14 @@ def test_a_page_comes_back_while_another_cpu_writes_to_it(cpu: str, cpus: int) -
     score, last = host("reclaim", cpu=cpu, cpus=cpus, clock=RACING)
     assert counts(score) == {"rounds": 300, "refused": 0, "late words": 0, "lost stores": 0}
     assert last == "the writer wrote"
+
+
+@pytest.mark.parametrize("cpu, cpus", [("cortex-a76", 1), ("cortex-a76", 2), ("max", 4)])
+def test_a_guest_spins_exclusives_where_the_core_writes(cpu: str, cpus: int) -> None:
+    """H9: on records of stolen time and on a page that it gives back; each call ends, in seconds of 62.5 million
+    ticks, and without others in the instructions that it takes."""
+    line, last = host("host", image("payloads.exclusives"), cpu, cpus, clock=COUNTED if cpus == 1 else RACING)
+    kinds = counts(line)
+    assert last == "host: the guest is gone"
+    assert (kinds["given back"], kinds["spinning"]) == (ROUNDS, cpus - 1)
+    assert max(kinds["ticks to give back"], kinds["ticks to record"]) < (1000 if cpus == 1 else 5 * 62_500_000)

@@ -62,7 +62,8 @@ def sources() -> list[Path]:
     """Every file that can change an image."""
     packages = [SOURCES / name for name in ("abi", "arm64", "bits", "core", "metal")] + [ROOT / "payloads"]
     files = {path for package in packages for path in package.rglob("*.py")}
-    return sorted(files | {SOURCES / "vmm" / "maps.py"})  # payloads find the machine's devices there
+    # Payloads find the machine's devices and their registers there.
+    return sorted(files | {SOURCES / "vmm" / "maps.py", SOURCES / "vmm" / "virtio" / "mmio.py"})
 
 
 def fingerprint(program: str) -> str:
