@@ -64,6 +64,30 @@ def test_every_register_is_shown(name: str) -> None:
     assert shown.startswith(f"{name}  {TABLE[name].encoding}") and "guests: " in shown
 
 
+@pytest.mark.parametrize("name", TABLE)
+def test_every_register_is_shown_by_its_encoding(name: str) -> None:
+    """Some encodings have a name for reads and one for writes."""
+    assert text(TABLE[name].encoding).partition("  ")[2].startswith(TABLE[name].encoding)
+    assert text(TABLE[name].encoding.lower()) == text(TABLE[name].encoding)
+
+
+def test_registers_without_a_name() -> None:
+    """As the op space in a guest has them (payloads.registers)."""
+    assert "guests: read 0" in text("S3_0_C0_C7_7")
+    assert "an undefined instruction" in text("s3_3_c15_c2_0") and "TIDCP" in text("S1_0_C11_C0_0")
+    assert "data of others must not be lost" in text("S1_0_C7_C6_2")
+    with pytest.raises(UserError):
+        show("S3_8_C0_C0_0", None)
+
+
+def test_registers_of_the_gic() -> None:
+    assert "at 0x14 of the frame GICR" in text("gicr_waker") and "ProcessorSleep" in text("GICR_WAKER")
+    assert "0x40  ENABLE" not in text("GICD_CTLR", 0x40) and "DS           0x1" in text("GICD_CTLR", 0x40)
+    assert "SGI frame" in text("GICR_IPRIORITYR") and "at 0x6000" in text("GICD_IROUTER")
+    with pytest.raises(UserError):
+        show("GICD_NOTHING", None)
+
+
 @pytest.mark.parametrize("kind", NUMBERS)
 def test_every_name_and_number_is_shown(kind: type[IntEnum]) -> None:
     for member in kind:

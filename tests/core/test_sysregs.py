@@ -168,6 +168,7 @@ def test_hidden_features(trapped: Trapped, raw: int) -> None:
     assert field(value["ID_AA64DFR0_EL1"] or 0, 0) == min(raw & 0xF, 8)
     assert field(value["ID_AA64DFR0_EL1"] or 0, 8) == (0 if raw & 0xF < 4 or raw & 0xF == 15 else min(raw & 0xF, 8))
     assert field(value["ID_AA64MMFR0_EL1"] or 0, 0) == min(raw & 0xF, 2)
+    assert field(value["ID_AA64MMFR1_EL1"] or 0, 0) == min(raw & 0xF, 2)
     assert value["ID_AA64ISAR0_EL1"] == raw & ~(0xF << 24 | 0xF)
 
 

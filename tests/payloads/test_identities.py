@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 
 import pytest
-from emulator import bare, guest
+from emulator import bare, failed, guest
 
 from gz.arm64.sysreg import TABLE
 from gz.core.identification import IDENTITIES, Identity
@@ -60,3 +60,10 @@ def test_every_hidden_register_is_tried() -> None:
         register.name for register in HIDDEN
     }
     assert all(TABLE[register.name] is register for register in HIDDEN)
+
+
+@pytest.mark.parametrize("cpu", ["cortex-a72", "neoverse-n1", "a64fx", "max"])
+def test_what_is_offered_is_there(cpu: str) -> None:
+    """All features with instructions of their own that this CPU has, guests have, and none of them traps."""
+    lines = guest("features", cpu)
+    assert lines == bare("features", cpu) and not failed(lines)

@@ -5,6 +5,7 @@ compiled from; for what a guest reads and traps on, what it gets and why."""
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Iterator
 from enum import IntEnum
 from typing import TypeVar
@@ -14,7 +15,7 @@ from gz.abi.capabilities import Capability
 from gz.abi.errors import ERRNO, Error
 from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent
 from gz.abi.guest import VendorCall
-from gz.arm64 import features, gic_interface, registers, syndrome, timer
+from gz.arm64 import features, gic, gic_interface, registers, syndrome, timer
 from gz.arm64.operations import DC
 from gz.arm64.psci import Psci, PsciStatus
 from gz.arm64.smccc import FunctionId, Owner, ParavirtTime, Smccc, Trng
@@ -84,11 +85,15 @@ RIGHTS = {"rw": "read and written", "ro": "read only", "wo": "write only"}
 
 KINDS: dict[str, type[Register]] = {
     name: kind
-    for module in (features, gic_interface, registers, syndrome, timer)
+    for module in (features, gic, gic_interface, registers, syndrome, timer)
     for name, kind in vars(module).items()
     if inspect.isclass(kind) and issubclass(kind, Register) and kind.FIELDS
 }
 """Registers with named fields; those of one layout share it."""
+FRAMES = {"GICD_": (gic.Gicd,), "GICR_": (gic.Gicr, gic.GicrSgi)}
+"""The GIC's registers in memory, by what their names begin with."""
+ENCODING = re.compile(r"S([0-3])_([0-7])_C(\d|1[0-5])_C(\d|1[0-5])_([0-7])")
+_IMPLEMENTATIONS_OWN = (11, 15)  # CRn, with op0 1 and 3 (DDI 0487, C5.1.2)
 SHARED = {
     "ICC_SRE_EL1": "ICC_SRE",
     "ICC_SRE_EL2": "ICC_SRE",
@@ -138,9 +143,13 @@ def explain(name: str, number: int | None) -> Iterator[str]:
         wanted = "ESR_EL2"
     if wanted in REGISTERS:
         yield from of_register(REGISTERS[wanted], number)
-    elif wanted in KINDS:
-        yield f"{wanted}: {summary(KINDS[wanted])}"
-        yield from fields(KINDS[wanted], number)
+    elif encoding := ENCODING.fullmatch(wanted):
+        yield from of_encoding(*map(int, encoding.groups()), value=number)
+    elif wanted in KINDS or wanted[:5] in FRAMES:
+        yield from of_memory(wanted)
+        if wanted in KINDS:
+            yield f"{wanted}: {summary(KINDS[wanted])}"
+            yield from fields(KINDS[wanted], number)
     if number is not None:
         return
     instruction = wanted.removeprefix("DC").strip().lower()
@@ -163,6 +172,29 @@ def of_register(register: SysReg, value: int | None) -> Iterator[str]:
     yield from of_guest(register)
 
 
+def of_encoding(op0: int, op1: int, crn: int, crm: int, op2: int, value: int | None) -> Iterator[str]:
+    """A register, or an instruction of op0 1, by its numbers; many have no name here."""
+    for register in TABLE.values():
+        if (register.op0, register.op1, register.crn, register.crm, register.op2) == (op0, op1, crn, crm, op2):
+            yield from of_register(register, value)
+            return
+    yield f"S{op0}_{op1}_C{crn}_C{crm}_{op2}  has no name that gz knows"
+    if (op0, op1, crn) == (3, 0, 0) and crm:
+        yield "guests: read 0; the features that it would tell of are hidden"
+    elif op0 & 1 and crn in _IMPLEMENTATIONS_OWN:
+        yield "guests: an undefined instruction: implementation defined, the host's (HCR_EL2.TIDCP)"
+    else:
+        yield from of_trap(int(SysRegTrap(Op0=op0, Op1=op1, CRn=crn, CRm=crm, Op2=op2)))
+
+
+def of_memory(name: str) -> Iterator[str]:
+    """Where a register of the GIC lies."""
+    for window in FRAMES.get(name[:5], ()):
+        if name[5:] in window.fields:
+            frame = "SGI frame of the redistributor" if window is gic.GicrSgi else f"frame {name[:4]}"
+            yield f"{name}  at {window.offset(name[5:]):#x} of the {frame}; the core emulates the GIC for guests"
+
+
 def of_guest(register: SysReg) -> Iterator[str]:
     """The policy for guests: the row of core/identification.py or core/sysregs.py."""
     for identity in IDENTITIES:
@@ -174,6 +206,8 @@ def of_guest(register: SysReg) -> Iterator[str]:
                 yield f"  as they are    the bits {identity.keep_mask:#x}"
             if identity.limit:
                 yield f"  at most        {', '.join(f'{field} {most}' for field, most in identity.limit.items())}"
+            if identity.least:
+                yield f"  from           {', '.join(f'{field} {least}' for field, least in identity.least.items())} on"
             if identity.fixed:
                 yield f"  always         {', '.join(f'{field} {value}' for field, value in identity.fixed.items())}"
             yield "  all else reads 0"

@@ -169,8 +169,10 @@ IDENTITIES: tuple[Identity, ...] = (
     Identity(
         SysRegs.ID_AA64MMFR1_EL1,
         ID_AA64MMFR1_EL1,
-        "stage 1 features; virtualisation's own, LORegions and HCRX_EL2's are hidden",
-        keep=("HAFDBS", "HPDS", "PAN", "ETS", "AFP", "nTLBPA", "ECBHB"),
+        "stage 1 features; virtualisation's own, LORegions and HCRX_EL2's are hidden; access flags of tables "
+        "(HAFDBS 3) too, as TCR2_EL1 enables them",
+        keep=("HPDS", "PAN", "ETS", "AFP", "nTLBPA", "ECBHB"),
+        limit={"HAFDBS": 2},
     ),
     Identity(
         SysRegs.ID_AA64MMFR2_EL1,
