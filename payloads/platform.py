@@ -7,11 +7,11 @@ from gz.arm64.insn import hvc
 from gz.arm64.psci import Psci
 from gz.bits import Va, function_table, u32, u64
 from gz.metal import export, log, unroll
-from payloads import cores, exceptions, interrupts, power, start, timers, vectors  # noqa: F401 - parts of every payload
+from payloads import cores, el0_vectors, exceptions, interrupts, power, start, timers, vectors  # noqa: F401 - parts
 from payloads.checks import PASS, SKIP, Check
 from payloads.gic_interface import CONTROL, distributor, find, open_interface
 
-_CHECKS = (*vectors.CHECKS, *timers.CHECKS, *power.CHECKS)
+_CHECKS = (*vectors.CHECKS, *el0_vectors.CHECKS, *timers.CHECKS, *power.CHECKS)
 _RUN = function_table(Check, [check for _, check in _CHECKS])
 _OPEN_JOB = 0
 

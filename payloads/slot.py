@@ -35,14 +35,18 @@ def slot(value: u64) -> u64: ...
 def slot_address() -> Va: ...
 
 
-def run(instruction: u32, value: u64) -> tuple[u64, u64]:
-    """x0 after the instruction with x0 = value before it, and the syndrome of the exception or 0."""
-    at = slot_address()
+def put(at: Va, instruction: u32) -> None:
+    """The next that is run at this address, by this CPU and the others."""
     poke32(at, instruction)
     dc("cvau", at)
     dsb("ish")
     ic("ivau", at)
     dsb("ish")
     isb()
+
+
+def run(instruction: u32, value: u64) -> tuple[u64, u64]:
+    """x0 after the instruction with x0 = value before it, and the syndrome of the exception or 0."""
+    put(slot_address(), instruction)
     result = slot(value)
     return result, exceptions.taken()

@@ -8,14 +8,15 @@ from __future__ import annotations
 
 from gz.arm64.descriptors import GIGABYTE_SHIFT
 from gz.arm64.features import ID_AA64DFR0_EL1
-from gz.arm64.insn import dc, dsb, ic, isb
+from gz.arm64.insn import isb
 from gz.arm64.registers import CNTKCTL_EL1, CPACR_EL1, SCTLR_EL1, SPSR
 from gz.arm64.syndrome import ESR_EL2, UNDEFINED, ExceptionClass
 from gz.arm64.sysreg import sysreg
 from gz.bits import Struct, Va, storage, u32, u64
-from gz.metal import assembly, export, extern, log, poke32
+from gz.metal import assembly, export, extern, log
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.el0 import PROGRAM, at_el0, map_gigabyte
+from payloads.slot import put
 
 _ALIAS = 256 << GIGABYTE_SHIFT
 _MASKED = SPSR(D=1, A=1, I=1, F=1)
@@ -60,12 +61,7 @@ TALLY = storage(Tally)
 def run(instruction: u32, value: u64) -> tuple[u64, u64]:
     """x0 afterwards, and the syndrome of what ended it, 0 if that was the call behind it."""
     at = user_slot_address()
-    poke32(at, instruction)
-    dc("cvau", at)
-    dsb("ish")
-    ic("ivau", at)
-    dsb("ish")
-    isb()
+    put(at, instruction)
     result = at_el0(_ALIAS + u64(at), _MASKED, value, 0)
     esr = sysreg.ESR_EL1
     return result, 0 if ESR_EL2(esr).EC == ExceptionClass.SVC64 else esr
