@@ -366,6 +366,26 @@ def create_device(
     return host.call(smc64(Call.CREATE_DEVICE), vmid, BUFFER + 0x40)
 
 
+@pytest.mark.parametrize(
+    "kind, size, extent", [(DISTRIBUTOR, 0x1_0000, 0x1_0000), (REDISTRIBUTOR, 0x2_0000, 0x10_0000)]
+)
+def test_no_device_lies_in_memory(host: Host, kind: int, size: int, extent: int) -> None:
+    """Registers would swallow what a guest writes to a page that it does not have yet; nor may memory come to them."""
+    vmid = make_vm(host)
+    end = GUEST_BASE + 4 * BLOCK
+    for base in (GUEST_BASE, GUEST_BASE + BLOCK, end - 0x1_0000, GUEST_BASE + 0x1_0000 - extent):
+        assert create_device(host, vmid, kind, base, size) == Error.INVALID_ARGS
+    assert create_device(host, vmid, kind, GUEST_BASE - extent, size) == OK
+    assert declare(host, vmid, 1, GUEST_BASE - extent - BLOCK, BLOCK) == 0
+    for base, length in ((GUEST_BASE - PAGE, PAGE), (GUEST_BASE - extent, PAGE), (GUEST_BASE - 4 * BLOCK, 4 * BLOCK)):
+        assert declare(host, vmid, 2, base, length) == Error.INVALID_ARGS
+    early = host.good(Call.CREATE_VM)  # a driver that announces nothing
+    assert create_device(host, early, kind, GUEST_BASE, size) == OK
+    assert populate(host, early, 0, GUEST_BASE - PAGE, [(GUEST_RAM, 2)]) == Error.INVALID_ARGS
+    assert populate(host, early, 0, GUEST_BASE + extent, [(GUEST_RAM, 2)]) == 0
+    finish(host)
+
+
 def test_devices(host: Host) -> None:
     frames = host.machine.free_frames
     vmid = make_vm(host)

@@ -18,6 +18,7 @@ import gz.core.memory as memory
 import gz.core.pages as pages
 import gz.core.stage2 as stage2
 import gz.core.trace as trace
+import gz.core.vgic as vgic
 import gz.core.vm as vms
 from gz.abi.errors import Error
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
@@ -158,7 +159,7 @@ def _declare(vm: Held[Vm], number: u32, base: Ipa, page_count: u64, purpose: u64
 
 def _place(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i64:
     slot = vm.slots[number]
-    if slot.mapped != 0 or _overlaps(vm, number, base, page_count):
+    if slot.mapped != 0 or not _is_free(vm, number, base, page_count):
         return Error.INVALID_ARGS
     store_release(slot.page_count, 0)
     slot.base = base
@@ -187,9 +188,17 @@ def private(vm: Vm, base: Ipa, page_count: u64) -> bool:
     return True
 
 
-def _overlaps(vm: Vm, number: u32, base: Ipa, page_count: u64) -> bool:
-    """Another slot than `number` has one of these pages."""
-    end = base + (page_count << PAGE_SHIFT)
+@inline
+def _is_free(vm: Vm, number: u32, base: Ipa, page_count: u64) -> bool:
+    """No other slot than `number` has one of these pages, nor has the GIC."""
+    return not overlap(vm, number, base, page_count << PAGE_SHIFT) and not vgic.occupies(
+        vm, base, page_count << PAGE_SHIFT
+    )
+
+
+def overlap(vm: Vm, number: u32, base: Ipa, size: u64) -> bool:
+    """Another slot than `number` has some of these bytes."""
+    end = base + size
     for i in range(SLOTS_MAX):
         slot = vm.slots[i]
         declared = i != number and slot.page_count != 0
@@ -218,7 +227,7 @@ def _populate_unannounced(vm: Held[Vm], number: u32, buffer: Pa, base: Ipa, tota
     if not known:
         if slot.page_count != 0 and base != slot.base + (slot.page_count << PAGE_SHIFT):
             return Error.INVALID_ARGS
-        if _overlaps(vm, number, start, grown):
+        if not _is_free(vm, number, start, grown):
             return Error.INVALID_ARGS
     error = _populate(vm, slot, buffer, base, total, count)
     if error == Error.NO_ERROR and not known:

@@ -22,7 +22,7 @@ import gz.core.vgic_mmio as vgic_mmio
 import gz.core.vm as vms
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
-from gz.arm64.gic import INTERRUPTS_MAX, PRIVATE_INTERRUPTS
+from gz.arm64.gic import INTERRUPTS_MAX, PRIVATE_INTERRUPTS, REDISTRIBUTOR_SIZE
 from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICH_VMCR_EL2
 from gz.arm64.insn import wfi, yield_
 from gz.arm64.sysreg import sysreg
@@ -265,6 +265,15 @@ def send_sgi(vcpu: Vcpu, value: u64, group1: bool) -> None:
 def contains(vm: Vm, ipa: Ipa) -> bool:
     gic = vm.vgic
     return ipa - gic.distributor < gic.distributor_size or ipa - gic.redistributors < gic.redistributor_size
+
+
+def occupies(vm: Vm, base: Ipa, size: u64) -> bool:
+    """Registers lie there, or would with more vCPUs: no place for memory, which they would hide from the guest."""
+    gic = vm.vgic
+    if gic.distributor_size != 0 and gic.distributor < base + size and base < gic.distributor + gic.distributor_size:
+        return True
+    end = gic.redistributors + VCPUS * REDISTRIBUTOR_SIZE
+    return gic.redistributor_exists != 0 and gic.redistributors < base + size and base < end
 
 
 @inline

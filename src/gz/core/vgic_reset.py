@@ -7,8 +7,10 @@ from typing import TYPE_CHECKING
 
 import gz.core.frames as frames
 import gz.core.memory as memory
+import gz.core.slots as slots
 import gz.core.vgic as vgic
 from gz.abi.errors import Error
+from gz.abi.memory import SLOTS_MAX
 from gz.arm64.gic import DISTRIBUTOR_SIZE, INTERRUPTS_MAX, REDISTRIBUTOR_SIZE, SGIS
 from gz.bits import Ipa, i64, u32, u64
 from gz.core.interrupts import BANK, SPI_BANKS, Bank, Spis
@@ -29,7 +31,7 @@ _LAST_BANK = (1 << (INTERRUPTS_MAX % BANK)) - 1
 def create_distributor(vm: Vm, base: Ipa, size: u64) -> i64:
     """CREATE_DEVICE.  Vm.lock is held."""
     gic = vm.vgic
-    if gic.distributor_size != 0 or size < DISTRIBUTOR_SIZE or not _placed(base, size):
+    if gic.distributor_size != 0 or size < DISTRIBUTOR_SIZE or not _placed(vm, base, DISTRIBUTOR_SIZE):
         return Error.INVALID_ARGS
     run = frames.allocate_run(SPI_FRAMES)
     if run == 0:
@@ -48,7 +50,7 @@ def create_redistributor(vm: Vm, base: Ipa, size: u64) -> i64:
     gic = vm.vgic
     if gic.redistributor_exists != 0 or size < REDISTRIBUTOR_SIZE:
         return Error.INVALID_ARGS
-    if not _placed(base, vgic.VCPUS * REDISTRIBUTOR_SIZE):
+    if not _placed(vm, base, vgic.VCPUS * REDISTRIBUTOR_SIZE):
         return Error.INVALID_ARGS
     gic.redistributors = base
     gic.redistributor_exists = 1
@@ -57,8 +59,10 @@ def create_redistributor(vm: Vm, base: Ipa, size: u64) -> i64:
 
 
 @inline
-def _placed(base: Ipa, size: u64) -> bool:
-    return u64(base) % DISTRIBUTOR_SIZE == 0 and u64(base) + size > u64(base)
+def _placed(vm: Vm, base: Ipa, size: u64) -> bool:
+    """Aligned, and nowhere in memory: of a protected guest's a part would be the vGIC's to swallow."""
+    aligned = u64(base) % DISTRIBUTOR_SIZE == 0 and u64(base) + size > u64(base)
+    return aligned and not slots.overlap(vm, SLOTS_MAX, base, size)
 
 
 def destroy(vm: Vm) -> None:
