@@ -13,13 +13,15 @@ from gz.arm64.psci import Psci
 from gz.arm64.registers import DBGBCR, DBGWCR, MDSCR_EL1, OSLSR_EL1, SPSR
 from gz.arm64.syndrome import ESR_EL2, ExceptionClass
 from gz.arm64.sysreg import sysreg
-from gz.bits import Va, function_table, storage, u32, u64
-from gz.metal import address, assembly, export, extern, log, peek64, poke64, unroll
+from gz.arm64.timer import CNT_CTL, TimerInterrupt
+from gz.bits import Array, Struct, Va, array, function_table, storage, u32, u64
+from gz.metal import address, assembly, export, extern, log, peek8, peek64, poke64, unroll
 from gz.vmm.maps import VIRT
-from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads import cores, exceptions, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.checks import PASS, verdict
 from payloads.comparators import BREAKPOINTS, WATCHPOINTS, count, enable, set_breakpoint, set_watchpoint
 from payloads.exceptions import STEPS
+from payloads.gic_interface import CONTROL, FRAMES, distributor, find, open_interface, private
 from payloads.slot import run, slot_address
 
 _NOP = 0xD503_201F
@@ -29,7 +31,8 @@ _ON = MDSCR_EL1(KDE=1, MDE=1)
 _EXECUTED = DBGBCR(E=1, PMC=1, BAS=15)
 _LOADED = DBGWCR(E=1, PAC=1, LSC=1, BAS=0xFF)
 _STORED = DBGWCR(E=1, PAC=1, LSC=2, BAS=0xFF)
-_STEPS = 9
+_STEPS = 14
+_ALARM = 5000  # of a second: 200 µs, longer than all the steps before
 _WORD = 0x1234_5678_9ABC_DEF0
 
 assembly(
@@ -43,11 +46,16 @@ stepped:
     msr daifclr, #8
     mrs x1, id_aa64pfr0_el1
     ldr w1, [x4]
+    str w1, [x4]
     ldr w1, [x5]
+    str w1, [x5]
     mov x0, #{Psci.VERSION >> 16:#x}
     lsl x0, x0, #16
     hvc #0
     mrs x1, oslsr_el1
+    wfi
+    dc cisw, xzr
+    mrs x1, cntp_ctl_el0
     add x0, x0, #0
     msr daifset, #8
     ret
@@ -69,7 +77,12 @@ def stepped(device: u64, emulated: u64) -> u64: ...
 def stepped_address() -> u64: ...
 
 
-WORD = storage(u64, 2)
+class Words(Struct, align=16):
+    word: Array[u64] = array(3)
+
+
+WORDS = storage(Words)
+
 
 def exception_class() -> u64:
     return ESR_EL2(exceptions.taken()).EC
@@ -179,7 +192,7 @@ def masked() -> u32:
 
 def watchpoints_hit() -> u32:
     _, watchpoints = count()
-    at = address(WORD[0])
+    at = address(WORDS.word[0])
     hit = True
     for n in range(watchpoints):
         set_watchpoint(n, at, _LOADED)
@@ -192,16 +205,44 @@ def watchpoints_hit() -> u32:
 
 def watchpoints_missed() -> u32:
     _, watchpoints = count()
-    at = address(WORD[0])
+    at = address(WORDS.word[0])
     hit = False
     for n in range(watchpoints):
         set_watchpoint(n, at, _LOADED)
-        hit = hit or watched(at, True) or watched(address(WORD[1]), False)
+        hit = hit or watched(at, True) or watched(address(WORDS.word[1]), False)
         set_watchpoint(n, at, _STORED)
-        hit = hit or watched(at, False) or watched(address(WORD[1]), True)
+        hit = hit or watched(at, False) or watched(address(WORDS.word[1]), True)
         set_watchpoint(n, at, 0)
         hit = hit or watched(at, False) or watched(at, True)
     return verdict(not hit)
+
+
+def set_alarm() -> None:
+    """The end of a WFI some time from now, by an interrupt that is masked."""
+    open_interface(0)
+    distributor().CTLR = CONTROL
+    private(0).ISENABLER0 = 1 << TimerInterrupt.EL1_VIRTUAL
+    sysreg.CNTV_CVAL_EL0 = sysreg.CNTVCT_EL0 + sysreg.CNTFRQ_EL0 // _ALARM
+    sysreg.CNTV_CTL_EL0 = CNT_CTL(ENABLE=1)
+    isb()
+
+
+def byte_masks() -> u32:
+    """Each byte of the word alone, and ranges by MASK (DDI 0487, D2.10.5)."""
+    _, watchpoints = count()
+    at = address(WORDS.word[0])
+    right = True
+    for n in range(watchpoints):
+        for byte in range(8):
+            set_watchpoint(n, at, DBGWCR(E=1, PAC=1, LSC=3, BAS=1 << byte))
+            for other in range(8):
+                _ = peek8(at + other)
+                hit = exception_class() == ExceptionClass.WATCHPOINT_SAME
+                right = right and hit == (other == byte)
+        set_watchpoint(n, at, DBGWCR(E=1, PAC=1, LSC=3, BAS=0xFF, MASK=4))
+        right = right and watched(address(WORDS.word[1]), True) and not watched(address(WORDS.word[2]), True)
+        set_watchpoint(n, at, 0)
+    return verdict(right)
 
 
 def steps() -> u32:
@@ -209,8 +250,9 @@ def steps() -> u32:
     begin = stepped_address() + 3 * 4
     sysreg.DAIF = _ALL
     STEPS.count = 0
+    set_alarm()
     enable(MDSCR_EL1(SS=1, KDE=1))
-    stepped(VIRT.gicd, VIRT.virtio)
+    stepped(FRAMES.distributor, VIRT.virtio)
     enable(0)
     right = STEPS.count >= _STEPS
     for i in range(_STEPS):
@@ -220,7 +262,8 @@ def steps() -> u32:
 
 def no_steps() -> u32:
     STEPS.count = 0
-    stepped(VIRT.gicd, VIRT.virtio)
+    set_alarm()
+    stepped(FRAMES.distributor, VIRT.virtio)
     return verdict(STEPS.count == 0)
 
 
@@ -235,6 +278,7 @@ _NAMED: tuple[tuple[str, Check], ...] = (
     ("breakpoints masked", masked),
     ("watchpoints hit", watchpoints_hit),
     ("watchpoints elsewhere", watchpoints_missed),
+    ("watchpoints of bytes and ranges", byte_masks),
     ("single-step", steps),
     ("no single-step", no_steps),
 )
@@ -242,8 +286,14 @@ _CHECKS = function_table(Check, [check for _, check in _NAMED])
 
 
 @export
+def job(cpu: u64, number: u64) -> u64:
+    return 0
+
+
+@export
 def payload(tree: Va) -> None:
     exceptions.expect()
+    find(tree)
     sysreg.DAIF = _MASKED
     for i, named in unroll(tuple(enumerate(_NAMED))):
         if _CHECKS[i]() == PASS:
