@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host that makes the calls somebody else writes into its memory: the tests, which see that memory from outside.
+"""A host that makes the calls somebody else writes into its memory, each on the CPU named there: the tests, which see
+that memory from outside.
 
 Powers off when the function id is 0.
 """
@@ -13,6 +14,7 @@ from gz.arm64.timer import CNT_CTL
 from gz.bits import Array, Struct, Va, array, u64
 from gz.metal import export, load_acquire, log, store_release, view
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads.secondary import is_there, start_cpu
 
 #: Where RAM is that nothing else uses, with 512 MiB in the machine.
 EXCHANGE = 0x57E0_0000
@@ -22,6 +24,7 @@ _REST = 3000  # ticks of 16 ns
 class Exchange(Struct):
     asked: u64  # counts the requests; written last
     answered: u64
+    cpu: u64  # who makes the call
     arguments: Array[u64] = array(8)
     results: Array[u64] = array(4)
 
@@ -37,13 +40,16 @@ def rest() -> None:
 
 
 @export
-def payload(tree: Va) -> None:
+def secondary(index: u64) -> None:
+    interrupts.enable()
+    serve(index)
+
+
+def serve(cpu: u64) -> None:
     exchange = view(Exchange, Va(EXCHANGE))
     x = exchange.arguments
-    interrupts.enable()
-    log("host: ready")
     while True:
-        while load_acquire(exchange.asked) == exchange.answered:
+        while load_acquire(exchange.asked) == load_acquire(exchange.answered) or exchange.cpu != cpu:
             rest()
         if x[0] == 0:
             return
@@ -53,3 +59,14 @@ def payload(tree: Va) -> None:
         exchange.results[2] = c
         exchange.results[3] = d
         store_release(exchange.answered, exchange.asked)
+
+
+@export
+def payload(tree: Va) -> None:
+    interrupts.enable()
+    cpu: u64 = 1
+    while is_there(cpu):
+        start_cpu(cpu)
+        cpu += 1
+    log("host: ready")
+    serve(0)

@@ -10,6 +10,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 OK, NO_MEMORY, INVALID, NOT_SUPPORTED, NOT_IMPLEMENTED, BUSY = 0, -5, -8, -24, -27, -33
+UNOFFERED, WRONG = -1, -3  # to guests
+MISSING = "missing"
+"""The guest's call waits for a page."""
 UNKNOWN = -1  # SMCCC
 PAGE = 4096
 GPA_LIMIT = (1 << 40) - 0x1_0000  # the records of stolen time lie behind it
@@ -314,3 +317,54 @@ class Oracle:
             vm.registers[vcpu, register] = value
             return OK, []
         return OK, [vm.registers.get((vcpu, register), 0)]
+
+    # --- guests' calls
+
+    def is_private(self, vm: Vm, gfn: int) -> bool:
+        """Memory that is the guest's alone if it does not show it, there or not."""
+        return any(
+            first <= gfn < first + count and vm.purposes.get(number, 0) in (1, 2)
+            for number, (first, count) in vm.slots.items()
+        )
+
+    def transfer(self, vmid: int, gpa: int, count: int, shown: bool) -> tuple[int | str, int]:
+        """MEM_SHARE and MEM_UNSHARE: the status and how many pages."""
+        vm, count = self.vms[vmid], max(count, 1)
+        if not vm.protected:
+            return UNOFFERED, 0
+        if gpa % PAGE or gpa >= 1 << 40 or count > ((1 << 40) - gpa) // PAGE:
+            return WRONG, 0
+        before, after = ("private", "lent") if shown else ("lent", "private")
+        done = 0
+        for gfn in range(gpa // PAGE, gpa // PAGE + min(count, 512)):
+            pfn = vm.mapped.get(gfn)
+            if self.is_private(vm, gfn) and pfn is None and done == 0:
+                return MISSING, 0
+            if not self.is_private(vm, gfn) or pfn is None or self.pages[pfn] != (before, vmid):
+                break
+            self.pages[pfn] = after, vmid
+            done += 1
+        return (OK, done) if done else (WRONG, 0)
+
+    def relinquish(self, vmid: int, gpa: int) -> int:
+        vm = self.vms[vmid]
+        if gpa % PAGE or gpa // PAGE not in vm.mapped:
+            return WRONG
+        del self.pages[vm.mapped.pop(gpa // PAGE)]
+        return OK
+
+    def all_private(self, vmid: int, gpa: int, count: int) -> int:
+        """MEM_PRIVATE."""
+        vm = self.vms[vmid]
+        if not vm.protected:
+            return UNOFFERED
+        gfns = range(gpa // PAGE, gpa // PAGE + count)
+        return OK if gpa % PAGE == 0 and gfns and all(self.is_private(vm, gfn) for gfn in gfns) else WRONG
+
+    def guard(self, vmid: int, gpa: int) -> int:
+        """MMIO_GUARD_MAP and UNMAP of few pages."""
+        vm = self.vms[vmid]
+        if not vm.protected:
+            return UNOFFERED
+        declared = any(first <= gpa // PAGE < first + count for first, count in vm.slots.values())
+        return WRONG if declared or gpa % PAGE or gpa >= 1 << 40 else OK

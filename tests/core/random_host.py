@@ -210,13 +210,17 @@ class RandomHost:
         x += [0] * (8 - len(x))
         if call == Call.DESTROY_VM and x[2] != 0:
             return self.destroy_partly(x)
+        return self.make(x)
+
+    def make(self, x: list[int]) -> int:
+        """A call of x0 to x7 to both."""
         said = self.host.call(*x)
         if said == NO_MEMORY and self.host.free_frames <= FEW:
             return said
         status, results = self.oracle.call(x)
-        assert said == status, f"{call.name} {[hex(word) for word in x]}"
+        assert said == status, [hex(word) for word in x]
         for i, result in enumerate(results):
-            assert result is None or self.host.x[1 + i] == result, call.name
+            assert result is None or self.host.x[1 + i] == result, [hex(word) for word in x]
         return status
 
     def destroy_partly(self, x: list[int]) -> int:

@@ -68,12 +68,13 @@ class Ram:
 class Outside:
     """The board with the core and `payloads.remote` on it."""
 
-    def __init__(self, cpu: str = "cortex-a76") -> None:
+    def __init__(self, cpu: str = "cortex-a76", cpus: int = 1) -> None:
         self.directory = tempfile.TemporaryDirectory(prefix="gz-outside-", dir="/dev/shm")
         file = Path(self.directory.name) / "ram"
         file.touch()
         core, kernel = image("gz.core"), image("payloads.remote")
         options = ["-machine", "virt,gic-version=3,virtualization=on,memory-backend=ram", "-cpu", cpu, "-m", "512"]
+        options += ["-smp", str(cpus)]
         options += ["-object", f"memory-backend-file,id=ram,size=512M,mem-path={file},share=on"]
         options += ["-nodefaults", "-no-reboot", "-display", "none", "-serial", "stdio", "-kernel", str(core)]
         options += ["-device", f"guest-loader,addr={HOST_KERNEL:#x},kernel={kernel},bootargs=quiet"]
@@ -88,6 +89,7 @@ class Outside:
             assert line, self.said
             self.said += line
         self.memory = Ram(file)
+        self.cpus, self.calls = cpus, 0
         self.x: list[int] = []
         self._find_objects(core.with_suffix(".elf"))
         self.first = self._entries()
@@ -132,10 +134,12 @@ class Outside:
         return 0 <= index < SIZE // PAGE and self.first[2 * index] & 15 != CORE_STATE
 
     def call(self, *arguments: int) -> int:
-        """The status of a call; results are in `x`."""
+        """The status of a call; results are in `x`. Each CPU makes one in turn."""
         memory = self.memory
         words = [*arguments, *([0] * (8 - len(arguments)))]
         memory.write_words(EXCHANGE + Exchange.offset("arguments"), [word & (1 << 64) - 1 for word in words])
+        self.calls += 1
+        memory.write64(EXCHANGE + Exchange.offset("cpu"), self.calls % self.cpus)
         asked = memory.read64(EXCHANGE) + 1
         memory.write64(EXCHANGE, asked)
         deadline = time.monotonic() + PATIENCE
