@@ -15,7 +15,7 @@ from gz.arm64.registers import MPIDR_EL1
 from gz.arm64.syndrome import SYSREG_MASK, SysRegTrap, register_iss
 from gz.arm64.sysreg import TABLE, SysRegs, sysreg
 
-MARCH = "armv9.5-a+sme+rng+memtag+profile"
+MARCH = "armv9.5-a+sme+rng+memtag+profile+brbe"
 """Makes the assembler know every register of the table."""
 
 

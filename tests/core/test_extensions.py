@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import pytest
 from caller import Host, finish, make_vm
 
@@ -16,7 +18,7 @@ TRAPS_2 = ("HFGRTR2_EL2", "HFGWTR2_EL2", "HFGITR2_EL2", "HDFGRTR2_EL2", "HDFGWTR
 
 @pytest.fixture(scope="module")
 def compiled() -> Host:
-    return Host(extensions.present, extensions.host_hcrx, extensions.grant)
+    return Host(extensions.survey, extensions.host_hcrx, extensions.grant)
 
 
 @pytest.fixture
@@ -30,7 +32,7 @@ def prepare(host: Host, **features: int) -> None:
     for name, value in features.items():
         setattr(host.jit.sysregs, name, value)
     cpu = host.jit.storage("gz.core.cpu.CPUS")[0]
-    cpu.extensions = host.jit.fn(extensions.present)()
+    cpu.extensions = host.jit.fn(extensions.survey)(cpu)
     cpu.host.hcrx = host.jit.fn(extensions.host_hcrx)()
     host.jit.fn(extensions.grant)(cpu.extensions, cpu.host)
 
@@ -107,4 +109,79 @@ def test_streaming_registers_are_each_ones_own(host: Host) -> None:
     below = enter_guest(host, vmid)
     assert (regs.TPIDR2_EL0, regs.SMPRI_EL1) == (0x6E57, 5)
     leave_guest(host, below)
+    finish(host)
+
+
+PROFILING, FILTERS, TRACE, BRANCHES = 1 << 32, 1 << 40, 1 << 44, 1 << 52
+CONTROLS = ("PMSCR_EL1", "PMBLIMITR_EL1", "TRFCR_EL1", "TRBLIMITR_EL1", "BRBCR_EL1")
+OWNED = 1 << 4  # PMBIDR_EL1.P, TRBIDR_EL1.P
+
+
+def watch(host: Host) -> list[tuple[str, int, int, list[str]]]:
+    """Writes of the recorders' registers from now on: name, value, VTTBR_EL2 then, barriers since the last."""
+    written: list[tuple[str, int, int, list[str]]] = []
+
+    def note(name: str, value: int) -> None:
+        events = [event.name for event in host.jit.events if event.name != "isb"]
+        written.append((name, value, host.jit.sysregs.VTTBR_EL2, events))
+        host.jit.clear_events()
+
+    for name in CONTROLS:
+        host.jit.on_write(name, functools.partial(note, name))
+    host.jit.clear_events()
+    return written
+
+
+@pytest.mark.parametrize(
+    "features, has",
+    [
+        (PROFILING, {"PMSCR_EL1", "PMBLIMITR_EL1"}),
+        (FILTERS, {"TRFCR_EL1"}),
+        (FILTERS | TRACE, {"TRFCR_EL1", "TRBLIMITR_EL1"}),
+        (BRANCHES, {"BRBCR_EL1"}),
+        (PROFILING | FILTERS | TRACE | BRANCHES, {*CONTROLS}),
+        (0, set[str]()),
+    ],
+)
+def test_nothing_of_the_hosts_records_a_guest(host: Host, features: int, has: set[str]) -> None:
+    """C4: sampling, trace and branch records stop before stage 2 changes, what is under way is written, and go on."""
+    registers = host.jit.sysregs
+    for number, name in enumerate(CONTROLS):
+        setattr(registers, name, 0x11 + number)
+    registers.PMSCR_EL2 = registers.BRBCR_EL2 = 3
+    prepare(host, ID_AA64DFR0_EL1=features)
+    assert (0 if features & PROFILING else 3) == registers.PMSCR_EL2
+    assert (0 if features & BRANCHES else 3) == registers.BRBCR_EL2
+    vmid = make_vm(host)
+    registers.VTTBR_EL2 = 0x1234_5000
+    written = watch(host)
+    below = enter_guest(host, vmid)
+    stops = {name: (value, vttbr, events) for name, value, vttbr, events in written}
+    assert len(written) == len(has) and set(stops) == has
+    assert all((value, vttbr) == (0, 0x1234_5000) for value, vttbr, _ in stops.values()), "while stage 2 is the host's"
+    for name, barrier in (("PMBLIMITR_EL1", "hint psb csync"), ("TRBLIMITR_EL1", "hint tsb csync")):
+        if name in has:
+            _, _, events = stops[name]
+            assert events[-2:] == [barrier, "dsb nsh"], "drained before the buffer is off"
+    written.clear()
+    leave_guest(host, below)
+    assert {name: value for name, value, _, _ in written} == {name: 0x11 + CONTROLS.index(name) for name in has}
+    own = host.jit.storage("gz.core.cpu.CPUS")[0].host.vttbr
+    assert all(vttbr == own for _, _, vttbr, _ in written), "stage 2 is the host's again"
+    if "PMSCR_EL1" in has:
+        order = [name for name, *_ in written]
+        assert order.index("PMBLIMITR_EL1") < order.index("PMSCR_EL1"), "the buffer before what fills it"
+    finish(host)
+
+
+def test_buffers_of_a_higher_level_are_not_touched(host: Host) -> None:
+    """Their registers would trap there."""
+    registers = host.jit.sysregs
+    registers.PMBIDR_EL1 = registers.TRBIDR_EL1 = OWNED
+    registers.PMSCR_EL2 = 0xA5
+    prepare(host, ID_AA64DFR0_EL1=PROFILING | TRACE)
+    vmid = make_vm(host)
+    written = watch(host)
+    leave_guest(host, enter_guest(host, vmid))
+    assert not written and registers.PMSCR_EL2 == 0xA5
     finish(host)

@@ -124,6 +124,7 @@ class Trap:
         cpu = machine.storage("gz.core.cpu.CPUS")[0]
         self.context = cpu.host
         self.context.cpu = address_of(cpu)
+        cpu.kick_ready = 1  # no redistributor is there
         for i in range(31):
             self.context.x[i] = x[i] if i < len(x) else 0x5500 + i
         self.before = [self.context.x[i] for i in range(31)]

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from gz.arm64.operations import AT, BARRIERS, DC, IC, TLBI
+from gz.arm64.operations import AT, BARRIERS, DC, HINTS, IC, TLBI
 from gz.bits.integers import Va, u64
 from gz.bits.intrinsic import intrinsic
 from gz.bits.sysreg import SysReg
@@ -65,6 +65,12 @@ def yield_() -> None:
 @intrinsic("plain")
 def sev() -> None:
     """Send an event to all CPUs."""
+    ...
+
+
+@intrinsic("barrier", HINTS)
+def hint(name: str) -> None:
+    """What CPUs that do not know it pass over."""
     ...
 
 

@@ -97,3 +97,6 @@ BARRIERS: dict[str, int] = {
     "st": 14,
     "sy": 15,
 }
+
+#: HINT (DDI 0487, C6.2): what the CPU recorded of instructions before it goes to the buffer, to be followed by a DSB.
+HINTS: dict[str, int] = {"psb csync": 17, "tsb csync": 18}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Encodings of the performance monitors, statistical profiling and trace buffer registers."""
+"""Encodings of the performance monitors, statistical profiling, trace buffer and branch record registers."""
 
 from __future__ import annotations
 
@@ -44,6 +44,8 @@ class PerformanceRegisters:
     TRBMAR_EL1 = SysReg(3, 0, 9, 11, 4)
     TRBTRG_EL1 = SysReg(3, 0, 9, 11, 6)
     TRBIDR_EL1 = SysReg(3, 0, 9, 11, 7, "ro")
+    BRBCR_EL1 = SysReg(2, 1, 9, 0, 0)
+    BRBCR_EL2 = SysReg(2, 4, 9, 0, 0)
 
     PMEVCNTR0_EL0 = SysReg(3, 3, 14, 8, 0)
     PMEVCNTR1_EL0 = SysReg(3, 3, 14, 8, 1)

@@ -97,6 +97,15 @@ class MPAM2_EL2(Register):
     MPAMEN = field(63)
 
 
+class PMBIDR_EL1(Register):
+    P = field(4)
+    """The buffer is another security state's, or a higher level's: no register of it may be touched."""
+
+
+class TRBIDR_EL1(Register):
+    P = field(4)
+
+
 class SVCR(Register):
     SM = field(0)
     """Streaming mode: vectors have SME's length."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Extensions whose registers EL1 has only with a word from EL2: the host has them, guests do not.
+"""Extensions that EL1 has only with a word from EL2, or that see whoever runs: the host has them, guests do not.
 
 What guests are not told about must trap (fine-grained traps, HCRX_EL2, MPAM2_EL2), or be switched where nothing traps
 it. Few CPUs have any of this: the others pay for one test at a world switch.
@@ -7,6 +7,7 @@ it. Few CPUs have any of this: the others pay for one test at a world switch.
 
 from __future__ import annotations
 
+import gz.core.recorders as recorders
 from gz.arm64.features import (
     ID_AA64ISAR1_EL1,
     ID_AA64ISAR2_EL1,
@@ -20,6 +21,7 @@ from gz.arm64.registers import HCRX_EL2, MPAM2_EL2
 from gz.arm64.sysreg import sysreg
 from gz.bits import u32, u64
 from gz.core.context import Context
+from gz.core.cpu import Cpu
 from gz.metal import cold
 
 #: Kinds, as bits.
@@ -28,6 +30,7 @@ FINE_TRAPS_2 = 1 << 1
 EXTENDED = 1 << 2  # FEAT_HCX
 STREAMING = 1 << 3  # FEAT_SME
 PARTITIONING = 1 << 4  # FEAT_MPAM
+RECORDING = 1 << 5  # core/recorders.py
 
 #: Fields of the fine-grained traps that let something through; in a guest everything is 0 and these trap.
 _READ_WRITE_GRANTS = 0xFFF4_0000_0000_0000  # HFGRTR_EL2, HFGWTR_EL2
@@ -39,8 +42,8 @@ _ALL = 0xFFFF_FFFF_FFFF_FFFF
 _GUEST_MPAM = MPAM2_EL2(TIDR=1, TRAPMPAM0EL1=1, TRAPMPAM1EL1=1)
 
 
-def present() -> u32:
-    """The kinds that this CPU has."""
+def survey(cpu: Cpu) -> u32:
+    """The kinds that this CPU, which executes, has."""
     pfr0 = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1)
     pfr1 = ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1)
     fine = ID_AA64MMFR0_EL1(sysreg.ID_AA64MMFR0_EL1).FGT
@@ -55,6 +58,8 @@ def present() -> u32:
         kinds |= STREAMING
     if pfr0.MPAM != 0 or pfr1.MPAM_frac != 0:
         kinds |= PARTITIONING
+    if recorders.survey(cpu):
+        kinds |= RECORDING
     return kinds
 
 
@@ -115,14 +120,19 @@ def _fine_traps_2(value: u64) -> None:
 
 @cold
 def enter(kinds: u32, host: Context, guest: Context) -> None:
+    if kinds & RECORDING != 0:
+        recorders.stop(host.cpu)
     withhold(kinds)
     _switch(kinds, host, guest)
 
 
 @cold
 def leave(kinds: u32, host: Context, guest: Context) -> None:
+    """Once EL1's registers and stage 2 are the host's."""
     _switch(kinds, guest, host)
     grant(kinds, host)
+    if kinds & RECORDING != 0:
+        recorders.resume(host.cpu)
 
 
 def _switch(kinds: u32, old: Context, new: Context) -> None:

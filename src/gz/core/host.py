@@ -130,8 +130,7 @@ def _grant_features(cpu: Cpu) -> None:
     """What needs a word from EL2 before EL1 may use it."""
     pfr0 = ID_AA64PFR0_EL1(sysreg.ID_AA64PFR0_EL1)
     pfr1 = ID_AA64PFR1_EL1(sysreg.ID_AA64PFR1_EL1)
-    dfr0 = ID_AA64DFR0_EL1(sysreg.ID_AA64DFR0_EL1)
-    cpu.extensions = extensions.present()
+    cpu.extensions = extensions.survey(cpu)
     cpu.host.hcrx = extensions.host_hcrx()
     extensions.grant(cpu.extensions, cpu.host)
     if cpu.extensions & extensions.FINE_TRAPS != 0 and pfr0.AMU != 0:
@@ -140,8 +139,6 @@ def _grant_features(cpu: Cpu) -> None:
         sysreg.VSESR_EL2 = 0
     if pfr1.SME != 0:
         sysreg.SMCR_EL2 = _SMCR_ALL
-    if dfr0.TraceFilt != 0:
-        sysreg.TRFCR_EL2 = 0
 
 
 def prepare_cpu(cpu: Cpu) -> None:

@@ -123,6 +123,11 @@ DISPOSITIONS: tuple[Disposition, ...] = (
         "trace is the host's (MDCR_EL2.TTRF, E2TB)",
     ),
     Disposition(
+        ("BRBCR_EL1",),
+        Fate.UNDEFINED,
+        "branch records are the host's (HDFGRTR_EL2, HDFGWTR_EL2)",
+    ),
+    Disposition(
         tuple(name for name, register in TABLE.items() if register.op1 >= _EL2),
         Fate.UNDEFINED,
         "there is no EL2 or EL3 for guests",

@@ -106,12 +106,12 @@ def leave(cpu: Cpu, vcpu: Vcpu) -> None:
     _save(context)
     if cpu.mdcr != 0:
         counters.leave(vcpu)
-    if cpu.extensions != 0:
-        extensions.leave(cpu.extensions, cpu.host, context)
     sysreg.ICC_IGRPEN0_EL1 = 0
     list_registers.save(vcpu)
     timer.save(vcpu)
     _load(cpu.host)
+    if cpu.extensions != 0:
+        extensions.leave(cpu.extensions, cpu.host, context)
     cpu.running = None
 
 
