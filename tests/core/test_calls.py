@@ -30,10 +30,13 @@ import gz.core.slots as slots
 from gz.abi.calls import Call, smc32, smc64
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
+from gz.abi.registers import PSTATE
 from gz.bits.annotation import type_of
 from gz.core.memory import RAM_WINDOW
 from gz.core.vcpu import Vcpu
 from gz.metal.values import view_at
+
+DISTRIBUTOR, REDISTRIBUTOR = 0, 1
 
 
 @pytest.fixture(scope="module")
@@ -302,8 +305,42 @@ def test_buffers_that_are_not_the_hosts(host: Host) -> None:
         assert host.call(smc64(Call.ENABLE_CAP), vmid, 0x9201, 0x20_0000, bad) == Error.INVALID_ARGS
         if bad != LOW + 8:
             assert host.call(smc64(Call.CREATE_DEVICE), vmid, bad) == Error.INVALID_ARGS
-    assert host.call(smc64(Call.CREATE_DEVICE), vmid, LOW + PAGE - 40) == Error.INVALID_ARGS
+    memory, across = host.machine.memory, LOW + PAGE - 40
+    memory.write_words(across, [DISTRIBUTOR, 0, 0x0800_0000, 0x1_0000, 0, 0])
+    assert host.call(smc64(Call.CREATE_DEVICE), vmid, across) == Error.INVALID_ARGS
+    memory.write_words(across - 8, [DISTRIBUTOR, 0, 0x0800_0000, 0x1_0000, 0, 0])
+    assert host.call(smc64(Call.CREATE_DEVICE), vmid, across - 8) == 0, "the page's end is fine"
     assert host.call(smc64(Call.MAP_GUEST), vmid, 0, MAILBOX // PAGE, GUEST_BASE // PAGE + 1, 1) == Error.INVALID_ARGS
+
+
+def test_no_call_maps_more_than_a_block(host: Host) -> None:
+    """H4; the mailbox ends there too: what is behind it is not the core's to read."""
+    vmid = make_vm(host)
+    gfn, pfn = GUEST_BASE // PAGE, GUEST_RAM // PAGE
+    host.machine.memory.write_words(MAILBOX, [pfn + i for i in range(513)])
+    for count in (0, 513, 1024, WORD):
+        assert host.call(smc64(Call.MAP_GUEST), vmid, 0, pfn, gfn, count) == Error.INVALID_ARGS
+        assert host.call(smc64(Call.MAP_GUEST_BLOCK), vmid, 0, gfn, count) == Error.INVALID_ARGS
+    assert host.mapped(vmid) == {}
+    host.good(Call.MAP_GUEST_BLOCK, vmid, 0, gfn, 512)
+    host.good(Call.MAP_GUEST, vmid, 0, pfn + 512, gfn + 512, 512)
+    finish(host)
+
+
+def test_processor_states_that_a_host_may_choose(host: Host) -> None:
+    """C3: EL0 and EL1 of AArch64, flags and masks; never EL2, AArch32, an illegal state, a step or a reserved bit."""
+    vmid = make_vm(host)
+    boot = vmid << 16
+    host.good(Call.SET_ONE_REG, boot, PSTATE, 0xF000_03C5)
+    for value in range(1 << 10):
+        good = value & 0x3F in (0, 4, 5)
+        assert (host.call(smc64(Call.SET_ONE_REG), boot, PSTATE, value) == 0) == good, hex(value)
+    host.good(Call.SET_ONE_REG, boot, PSTATE, 0x3C5)
+    for bit in range(10, 64):
+        status = host.call(smc64(Call.SET_ONE_REG), boot, PSTATE, 0x3C5 | 1 << bit)
+        assert status == (0 if bit in (28, 29, 30, 31) else Error.INVALID_ARGS), bit
+        host.good(Call.SET_ONE_REG, boot, PSTATE, 0x3C5)
+    finish(host)
 
 
 # Random hosts.
@@ -352,9 +389,6 @@ def test_wild_calls_leave_the_core_whole(host: Host, seed: int, frame_count: int
             restarts = doorbell and host.x[0] == x[0]  # a guest ran: the store goes again
             assert restarts or host.x[1] in (FAIL_ENTRY, GZ, IDLE, ExitReason.IRQ)
     finish(host)
-
-
-DISTRIBUTOR, REDISTRIBUTOR = 0, 1
 
 
 def create_device(

@@ -329,6 +329,18 @@ def test_maintenance_runs_under_the_tables_vmid_with_walks_off(tables: Tables) -
     assert tcr >> 7 & 1 and tcr >> 23 & 1  # EPD0, EPD1
 
 
+def test_a_walker_finds_what_is_written(tables: Tables) -> None:
+    """A new table is zeros before an entry leads to it, and new leaves are there when the call returns."""
+    jit = tables.machine.jit
+    assert tables.map(3 * BLOCK, LOW, PAGE, NORMAL) == 0
+    names = [event.name for event in jit.events]
+    assert names.count("dmb ishst") == 2, "tables of level 2 and 3"
+    assert names[-2:] == ["dsb ishst", "isb"]
+    jit.clear_events()
+    assert tables.map(3 * BLOCK + PAGE, LOW + PAGE, PAGE, NORMAL) == 0
+    assert [event.name for event in jit.events] == ["dsb ishst", "isb"]
+
+
 def test_unmapping_much_flushes_once(tables: Tables) -> None:
     assert tables.map(0, LOW, BLOCK - PAGE, NORMAL) == 0
     tables.machine.jit.clear_events()
