@@ -108,8 +108,9 @@ class Guest:
     def enter(self, index: int) -> None:
         self.own = index
         self.vcpus[index].running = 1
-        self.call(timer.load, self.at[index])
-        self.call(list_registers.load, self.at[index])
+        shared = self.vm_at + Vm.offset("vgic")  # nobody else wants its lock
+        self.call(timer.load, self.at[index], shared)
+        self.call(list_registers.load, self.at[index], shared)
         self.settle()
 
     def leave(self) -> None:

@@ -20,8 +20,9 @@ from gz.arm64.registers import MDCR_EL2, PMCR_EL0
 from gz.arm64.syndrome import SysRegTrap
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import PMU_INTERRUPT
-from gz.bits import storage, u32, u64
+from gz.bits import Held, storage, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX
+from gz.core.interrupts import Vgic
 from gz.core.monitors import EVENT_COUNTERS, Counters, HostCounters
 from gz.core.outcome import Outcome
 from gz.core.vcpu import Vcpu
@@ -128,7 +129,7 @@ def _unload(vcpu: Vcpu) -> None:
     own = vcpu.counters.own
     _save(own, cpu.mdcr)
     locked = vgic.acquire(vcpu)
-    _set_line(vcpu, PMCR_EL0(own.control).E != 0 and own.overflows & own.interrupts != 0)
+    _set_line(vcpu, locked, PMCR_EL0(own.control).E != 0 and own.overflows & own.interrupts != 0)
     vgic.release(locked)
     vcpu.counters.wanted = u32((PMCR_EL0(own.control).E != 0 and own.enabled != 0) or own.user != 0)
     vcpu.counters.live = 0
@@ -194,22 +195,22 @@ def interrupt(vcpu: Vcpu) -> bool:
     dsb("sy")
     vcpu.counters.held = 1
     locked = vgic.acquire(vcpu)
-    _set_line(vcpu, True)
+    _set_line(vcpu, locked, True)
     vgic.release(locked)
     return True
 
 
 @inline
-def resample(vcpu: Vcpu) -> None:
-    """Once the guest has cleared the overflow the line is low.  The vGIC's lock is held."""
+def resample(vcpu: Vcpu, locked: Held[Vgic]) -> None:
+    """Once the guest has cleared the overflow the line is low."""
     if vcpu.counters.live != 0:
-        _resample(vcpu)
+        _resample(vcpu, locked)
 
 
 @cold
-def _resample(vcpu: Vcpu) -> None:
+def _resample(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     if vcpu.gic.private.line & _BIT != 0 and not _fires():
-        _set_line(vcpu, False)
+        _set_line(vcpu, locked, False)
         _release(vcpu)
 
 
@@ -218,7 +219,7 @@ def _fires() -> bool:
     return PMCR_EL0(sysreg.PMCR_EL0).E != 0 and sysreg.PMOVSSET_EL0 & sysreg.PMINTENSET_EL1 != 0
 
 
-def _set_line(vcpu: Vcpu, high: bool) -> None:
+def _set_line(vcpu: Vcpu, locked: Held[Vgic], high: bool) -> None:
     gic = vcpu.gic
     private = gic.private
     if (private.line & _BIT != 0) == high:

@@ -4,7 +4,7 @@
 They keep their contents while the guest runs and at every trap that returns to it.  An interrupt that is in one
 is `listed` in its bank; `fold` brings all of them back, `reclaim` only frees those that the guest has finished,
 `fill` puts in what is ready.  With more interrupts than registers the best ones are chosen; the rest follows at
-the maintenance interrupt.  All of it with the vGIC's lock held, on the CPU that runs the vCPU.
+the maintenance interrupt.  All of it on the CPU that runs the vCPU; whatever touches banks takes the vGIC's lock.
 """
 
 from __future__ import annotations
@@ -18,13 +18,24 @@ from gz.arm64.gic import PRIVATE_INTERRUPTS
 from gz.arm64.gic_interface import ICH_HCR_EL2, ICH_LR, ICH_VTR_EL2, LR_EOI, LrState
 from gz.arm64.sysreg import SysRegs, read, sysreg, write
 from gz.arm64.timer import TimerInterrupt
-from gz.bits import u8, u32, u64
+from gz.bits import Held, u8, u32, u64
 from gz.core.platform import machine
 from gz.core.trace import Event
-from gz.metal import cold, count_trailing_zeros, inline, noinline, panic, popcount, store_release, unroll
+from gz.metal import (
+    cold,
+    count_trailing_zeros,
+    held,
+    inline,
+    noinline,
+    panic,
+    popcount,
+    releases,
+    store_release,
+    unroll,
+)
 
 if TYPE_CHECKING:
-    from gz.core.interrupts import Bank, VcpuGic
+    from gz.core.interrupts import Bank, VcpuGic, Vgic
     from gz.core.vcpu import Vcpu
 
 REGISTERS = (
@@ -71,26 +82,24 @@ def write_register(index: u32, value: u64) -> None:
 # World switch.
 
 
-def load(vcpu: Vcpu) -> None:
+def load(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """The vCPU comes to this CPU."""
     gic = vcpu.gic
     vtr = ICH_VTR_EL2(sysreg.ICH_VTR_EL2)
     gic.dirty = 0
     gic.registers = (u32(2) << u32(vtr.ListRegs)) - 1
-    locked = vgic.acquire(vcpu)
     gic.loaded = 1
     sysreg.ICH_VMCR_EL2 = gic.vmcr
     _load_priorities(gic, u32(vtr.PREbits))
     gic.hcr = 0
-    fill(vcpu)
-    vgic.release(locked)
+    fill(vcpu, locked)
 
 
 def save(vcpu: Vcpu) -> None:
     """The vCPU leaves this CPU; nothing of it stays in the registers."""
     gic = vcpu.gic
     locked = vgic.acquire(vcpu)
-    fold(vcpu)
+    fold(vcpu, locked)
     written = gic.written
     while written != 0:
         write_register(count_trailing_zeros(written), 0)
@@ -137,7 +146,7 @@ def bank_of(vcpu: Vcpu, intid: u32) -> Bank:
 
 
 @inline
-def reclaim(vcpu: Vcpu) -> None:
+def reclaim(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """Registers whose interrupt the guest has ended are free again."""
     gic = vcpu.gic
     ended = gic.used & u32(sysreg.ICH_ELRSR_EL2)
@@ -145,11 +154,11 @@ def reclaim(vcpu: Vcpu) -> None:
         index = count_trailing_zeros(ended)
         ended &= ended - 1
         gic.used &= ~(u32(1) << index)
-        _retire(vcpu, index, ICH_LR(0))
+        _retire(vcpu, locked, index, ICH_LR(0))
 
 
 @noinline
-def fold(vcpu: Vcpu) -> None:
+def fold(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """Everything back into the banks, all registers clear."""
     gic = vcpu.gic
     used = gic.used
@@ -158,25 +167,38 @@ def fold(vcpu: Vcpu) -> None:
         used &= used - 1
         content = ICH_LR(read_register(index))
         write_register(index, 0)
-        _retire(vcpu, index, content)
+        _retire(vcpu, locked, index, content)
     gic.used = 0
     gic.stale = 0
     if ICH_HCR_EL2(gic.hcr).LRENPIE != 0:
         ends = ICH_HCR_EL2(sysreg.ICH_HCR_EL2).EOIcount
         for _ in range(ends):
-            _end_best(vcpu)
+            _end_best(vcpu, locked)
         gic.hcr = 0
         sysreg.ICH_HCR_EL2 = gic.hcr
 
 
 def surrender(vcpu: Vcpu) -> None:
-    """Answer another CPU's call for our interrupts; that CPU holds the lock."""
-    fold(vcpu)
+    """Answer another CPU's call for our interrupts."""
+    locked = _borrow(vcpu)
+    fold(vcpu, locked)
+    _give_back(vcpu, locked)
+
+
+@inline
+def _borrow(vcpu: Vcpu) -> Held[Vgic]:
+    """The CPU that called holds the lock, and waits."""
+    return held(vcpu.vm.vgic)
+
+
+@inline
+@releases
+def _give_back(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     store_release(vcpu.gic.recall, 0)
 
 
 @inline
-def _retire(vcpu: Vcpu, index: u32, content: ICH_LR) -> None:
+def _retire(vcpu: Vcpu, locked: Held[Vgic], index: u32, content: ICH_LR) -> None:
     gic = vcpu.gic
     intid = gic.intid[index]
     bank = bank_of(vcpu, intid)
@@ -189,17 +211,17 @@ def _retire(vcpu: Vcpu, index: u32, content: ICH_LR) -> None:
     if state & LrState.PENDING != 0 and gic.latched >> index & 1 != 0:
         bank.latch |= bit
     if intid == _VIRTUAL_TIMER and state == LrState.INACTIVE:
-        timer.ended(vcpu)
+        timer.ended(vcpu, locked)
     if intid >= PRIVATE_INTERRUPTS and (bank.active | vgic.pending(bank)) & bit != 0:
-        vcpu.vm.vgic.busy |= u32(1) << (intid // 32)
+        locked.busy |= u32(1) << (intid // 32)
 
 
 @cold
-def _end_best(vcpu: Vcpu) -> None:
+def _end_best(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """EOIcount: the guest ended an active interrupt that was in no register, the best of those."""
     best: u32 = 0xFFFF_FFFF
     for number in range(32):
-        waiting = _active(vcpu, u32(number))
+        waiting = _active(vcpu, locked, u32(number))
         while waiting != 0:
             n = count_trailing_zeros(waiting)
             waiting &= waiting - 1
@@ -209,31 +231,30 @@ def _end_best(vcpu: Vcpu) -> None:
         intid = best & 0xFFFF
         bank_of(vcpu, intid).active &= ~(u32(1) << (intid % 32))
         if intid == _VIRTUAL_TIMER:
-            timer.release(vcpu)
+            timer.release(vcpu, locked)
 
 
 # From the banks into the registers.
 
 
 @inline
-def candidates(vcpu: Vcpu, number: u32) -> u32:
+def candidates(vcpu: Vcpu, locked: Held[Vgic], number: u32) -> u32:
     """Of bank `number` of the INTID space: may be pending in a register of this vCPU."""
-    gic = vcpu.vm.vgic
     if number == 0:
-        return vgic.ready(gic, vcpu.gic.private)
-    spis = gic.spis
+        return vgic.ready(locked, vcpu.gic.private)
+    spis = locked.spis
     if spis is None:
         return 0
     bank = spis.banks[number - 1]
-    return vgic.ready(gic, bank) & (vcpu.gic.routed[number] | bank.any)
+    return vgic.ready(locked, bank) & (vcpu.gic.routed[number] | bank.any)
 
 
 @inline
-def _active(vcpu: Vcpu, number: u32) -> u32:
+def _active(vcpu: Vcpu, locked: Held[Vgic], number: u32) -> u32:
     """Of bank `number`: active on this vCPU and in no register."""
     if number == 0:
         return vcpu.gic.private.active & ~vcpu.gic.private.listed
-    spis = vcpu.vm.vgic.spis
+    spis = locked.spis
     if spis is None:
         return 0
     bank = spis.banks[number - 1]
@@ -247,25 +268,25 @@ def _active(vcpu: Vcpu, number: u32) -> u32:
     return here
 
 
-def fill(vcpu: Vcpu) -> None:
+def fill(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """Put in what is ready or active and sets ICH_HCR_EL2 to match."""
     gic = vcpu.gic
-    waiting = candidates(vcpu, 0) | _active(vcpu, 0)
+    waiting = candidates(vcpu, locked, 0) | _active(vcpu, locked, 0)
     hcr: u64 = _ENABLED
-    if vcpu.vm.vgic.busy != 0 or (waiting != 0 and popcount(waiting) > popcount(gic.registers & ~gic.used)):
-        hcr = _choose(vcpu)
+    if locked.busy != 0 or (waiting != 0 and popcount(waiting) > popcount(gic.registers & ~gic.used)):
+        hcr = _choose(vcpu, locked)
     else:
         while waiting != 0:
             n = count_trailing_zeros(waiting)
             waiting &= waiting - 1
-            _list(vcpu, gic.private, n)
+            _list(vcpu, locked, gic.private, n)
     if gic.hcr != hcr:
         gic.hcr = hcr
         sysreg.ICH_HCR_EL2 = hcr
 
 
 @inline
-def _list(vcpu: Vcpu, bank: Bank, intid: u32) -> None:
+def _list(vcpu: Vcpu, locked: Held[Vgic], bank: Bank, intid: u32) -> None:
     """Into a free register.  A level that is still high is looked at again when the guest ends it."""
     gic = vcpu.gic
     n = intid % 32
@@ -276,7 +297,7 @@ def _list(vcpu: Vcpu, bank: Bank, intid: u32) -> None:
     gic.written |= slot
     gic.latched &= ~slot
     gic.intid[index] = intid
-    allowed = vgic.forwarded(vcpu.vm.vgic, bank) & bit
+    allowed = vgic.forwarded(locked, bank) & bit
     high = bank.line & bank.tracked & ~bank.edge & bit
     state: u64 = LrState.INACTIVE
     if bank.active & bit != 0:
@@ -303,41 +324,41 @@ def _list(vcpu: Vcpu, bank: Bank, intid: u32) -> None:
 
 
 @noinline
-def _choose(vcpu: Vcpu) -> u64:
+def _choose(vcpu: Vcpu, locked: Held[Vgic]) -> u64:
     """`fill` with SPIs about, or with too few registers."""
     gic = vcpu.gic
-    total = _gather(vcpu, popcount(gic.registers & ~gic.used))
+    total = _gather(vcpu, locked, popcount(gic.registers & ~gic.used))
     if total > gic.best_count and gic.used != 0:
-        fold(vcpu)
-        total = _gather(vcpu, popcount(gic.registers))
+        fold(vcpu, locked)
+        total = _gather(vcpu, locked, popcount(gic.registers))
     pending_left: u32 = 0
     for i in range(gic.best_count):
         intid = gic.best[i] & 0xFFFF
-        _list(vcpu, bank_of(vcpu, intid), intid)
+        _list(vcpu, locked, bank_of(vcpu, intid), intid)
     if total == gic.best_count:
         return _ENABLED
     gic.stale = 1  # EOIcount is looked at by fold
     for number in range(32):
-        pending_left |= candidates(vcpu, u32(number))
+        pending_left |= candidates(vcpu, locked, u32(number))
     return _ENABLED.replace(NPIE=1 if pending_left != 0 else 0, LRENPIE=1)
 
 
-def _gather(vcpu: Vcpu, capacity: u32) -> u32:
+def _gather(vcpu: Vcpu, locked: Held[Vgic], capacity: u32) -> u32:
     """The best `capacity` candidates into `best`, a pending one among them; gives how many there are."""
     gic = vcpu.gic
     gic.best_count = 0
     best_pending: u32 = 0xFFFF_FFFF
     pending_in: u32 = 0
     total: u32 = 0
-    remaining = vcpu.vm.vgic.busy | 1
+    remaining = locked.busy | 1
     while remaining != 0:
         number = count_trailing_zeros(remaining)
         remaining &= remaining - 1
-        pending = candidates(vcpu, number)
-        active = _active(vcpu, number)
+        pending = candidates(vcpu, locked, number)
+        active = _active(vcpu, locked, number)
         waiting = pending | active
         if waiting == 0 and number != 0:
-            _settle(vcpu, number)
+            _settle(locked, number)
         while waiting != 0:
             n = count_trailing_zeros(waiting)
             waiting &= waiting - 1
@@ -350,7 +371,7 @@ def _gather(vcpu: Vcpu, capacity: u32) -> u32:
     if best_pending != 0xFFFF_FFFF and total > capacity and capacity != 0:
         for i in range(gic.best_count):
             intid = gic.best[i] & 0xFFFF
-            pending_in |= candidates(vcpu, intid // 32) >> (intid % 32) & 1
+            pending_in |= candidates(vcpu, locked, intid // 32) >> (intid % 32) & 1
         if pending_in == 0:
             gic.best[capacity - 1] = best_pending
     return total
@@ -373,10 +394,10 @@ def _insert(gic: VcpuGic, key: u32, capacity: u32) -> None:
 
 
 @inline
-def _settle(vcpu: Vcpu, number: u32) -> None:
+def _settle(locked: Held[Vgic], number: u32) -> None:
     """Forget a bank in which nothing happens."""
-    spis = vcpu.vm.vgic.spis
+    spis = locked.spis
     if spis is not None:
         bank = spis.banks[number - 1]
         if vgic.pending(bank) | bank.active == 0:
-            vcpu.vm.vgic.busy &= ~(u32(1) << number)
+            locked.busy &= ~(u32(1) << number)

@@ -36,7 +36,7 @@ from gz.arm64.insn import dmb, dsb, ic, isb, wfi
 from gz.arm64.smccc import NOT_SUPPORTED
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL
-from gz.bits import Ipa, Pa, Ptr, Struct, sizeof, storage, u32, u64
+from gz.bits import Held, Ipa, Pa, Ptr, Struct, sizeof, storage, u32, u64
 from gz.core.context import Context
 from gz.core.cpu import CPUS, Cpu
 from gz.core.platform import GUESTS_MAX, BootGuest, machine
@@ -141,13 +141,11 @@ def _create(guest: BootGuest, resident: Resident, entry: u64, tree: u64) -> bool
     vm.capabilities = vms.IDLE
     if stage2.map(vm.stage2, Ipa(VIRT.ram), ram.base, ram.size, stage2.guest_memory()) != Error.NO_ERROR:
         return False
-    if vgic_reset.create_distributor(vm, Ipa(VIRT.gicd), DISTRIBUTOR_SIZE) != Error.NO_ERROR:
+    locked = slots.acquire_for_host(vm)
+    complete = _populate(locked, guest.cpus)
+    slots.release(locked)
+    if not complete:
         return False
-    if vgic_reset.create_redistributor(vm, Ipa(VIRT.redistributors), REDISTRIBUTOR_SIZE) != Error.NO_ERROR:
-        return False
-    for index in range(guest.cpus):
-        if not _create_vcpu(vm, index):
-            return False
     boot = vm.vcpus[0]
     if boot is None:
         return False
@@ -157,14 +155,17 @@ def _create(guest: BootGuest, resident: Resident, entry: u64, tree: u64) -> bool
     return True
 
 
-def _create_vcpu(vm: Vm, index: u32) -> bool:
-    run_page = frames.allocate_run(_RUN_FRAMES)
-    if run_page == Pa(0):
+def _populate(vm: Held[Vm], cpus: u32) -> bool:
+    """GIC and vCPUs."""
+    if vgic_reset.create_distributor(vm, Ipa(VIRT.gicd), DISTRIBUTOR_SIZE) != Error.NO_ERROR:
         return False
-    locked = slots.acquire_for_host(vm)
-    status = lifecycle.create(locked, index, run_page)
-    slots.release(locked)
-    return status == Error.NO_ERROR
+    if vgic_reset.create_redistributor(vm, Ipa(VIRT.redistributors), REDISTRIBUTOR_SIZE) != Error.NO_ERROR:
+        return False
+    for index in range(cpus):
+        run_page = frames.allocate_run(_RUN_FRAMES)
+        if run_page == Pa(0) or lifecycle.create(vm, index, run_page) != Error.NO_ERROR:
+            return False
+    return True
 
 
 def _load(guest: BootGuest) -> tuple[u64, u64, bool]:

@@ -18,7 +18,7 @@ from gz.arm64.insn import dsb, isb
 from gz.arm64.registers import CNTHCTL_EL2
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL, MAINTENANCE_INTERRUPT, TimerInterrupt
-from gz.bits import storage, u32, u64
+from gz.bits import Held, storage, u32, u64
 from gz.core.cpu import CPU_COUNT_MAX
 from gz.core.interrupts import TimerState
 from gz.core.vcpu import Power
@@ -26,6 +26,7 @@ from gz.metal import inline, load_acquire, mmio
 
 if TYPE_CHECKING:
     from gz.core.cpu import Cpu
+    from gz.core.interrupts import Vgic
     from gz.core.vcpu import Vcpu
 
 NEVER = 0xFFFF_FFFF_FFFF_FFFF
@@ -80,7 +81,7 @@ def reset(vcpu: Vcpu) -> None:
 # World switch.  The order: timer.load, list_registers.load; list_registers.save, timer.save.
 
 
-def load(vcpu: Vcpu) -> None:
+def load(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """The guest's timers take the place of the host's."""
     cpu = vcpu.context.cpu
     timer = vcpu.timer
@@ -93,9 +94,7 @@ def load(vcpu: Vcpu) -> None:
     sysreg.CNTV_CTL_EL0 = timer.virtual.control
     sysreg.CNTHCTL_EL2 = _GUEST_ACCESS
     isb()
-    locked = vgic.acquire(vcpu)
-    refresh(vcpu)
-    vgic.release(locked)
+    refresh(vcpu, locked)
     frame = redistributor(cpu)
     frame.ISENABLER0 = _OURS
     if timer.held != 0:
@@ -130,7 +129,7 @@ def interrupt(vcpu: Vcpu) -> bool:
     redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
     dsb("sy")
     locked = vgic.acquire(vcpu)
-    list_registers.reclaim(vcpu)  # the last one, if the guest has ended it
+    list_registers.reclaim(vcpu, locked)  # the last one, if the guest has ended it
     private = vcpu.gic.private
     private.line |= _VIRTUAL
     vcpu.timer.held = 1
@@ -151,37 +150,38 @@ def hypervisor_interrupt(vcpu: Vcpu) -> bool:
     if not _fires(physical_control(vcpu)):
         return False
     locked = vgic.acquire(vcpu)
-    _physical_line(vcpu)
+    _physical_line(vcpu, locked)
     vgic.release(locked)
     _arm(vcpu)
     return True
 
 
-def ended(vcpu: Vcpu) -> None:
+@inline
+def ended(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """The guest ended PPI 27: the hardware's is inactive too and fires again if it has to."""
     if vcpu.timer.held != 0:
         vcpu.timer.held = 0
         vcpu.gic.private.line &= ~_VIRTUAL
 
 
-def release(vcpu: Vcpu) -> None:
+def release(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """PPI 27 is not the guest's any more although it did not end it by itself."""
     if vcpu.timer.held != 0:
         if vcpu.gic.loaded != 0:
             redistributor(vcpu.context.cpu).ICACTIVER0 = _VIRTUAL
             dsb("sy")
-        ended(vcpu)
+        ended(vcpu, locked)
 
 
-def deactivated(vcpu: Vcpu) -> None:
+def deactivated(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """The guest wrote GICR_ICACTIVER0."""
     if vcpu.gic.private.active & _VIRTUAL == 0:
-        release(vcpu)
+        release(vcpu, locked)
 
 
-def refresh(vcpu: Vcpu) -> None:
+def refresh(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """Both lines as they are now, before the guest goes or waits; the vCPU's timers are in the CPU."""
-    resample(vcpu)
+    resample(vcpu, locked)
     private = vcpu.gic.private
     if _fires(sysreg.CNTV_CTL_EL0) and vcpu.timer.held == 0 and private.listed & _VIRTUAL == 0:
         private.line |= _VIRTUAL
@@ -189,23 +189,24 @@ def refresh(vcpu: Vcpu) -> None:
         vcpu.gic.dirty = 1
         redistributor(vcpu.context.cpu).ISACTIVER0 = _VIRTUAL
         dsb("sy")
-    _physical_line(vcpu)
+    _physical_line(vcpu, locked)
 
 
-def resample(vcpu: Vcpu) -> None:
+@inline
+def resample(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """A line that went low again before the guest took the interrupt takes it back."""
     private = vcpu.gic.private
     if vcpu.timer.held != 0 and (private.listed | private.active) & _VIRTUAL == 0:
         if not _fires(sysreg.CNTV_CTL_EL0):
-            release(vcpu)
+            release(vcpu, locked)
     if private.line & _PHYSICAL != 0:
-        _physical_line(vcpu)
+        _physical_line(vcpu, locked)
 
 
 # The physical timer of a guest: EL1PCEN = 0, every access traps (core/sysregs.py).
 
 
-def _physical_line(vcpu: Vcpu) -> None:
+def _physical_line(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     private = vcpu.gic.private
     if _fires(physical_control(vcpu)):
         if private.line & _PHYSICAL == 0:
@@ -238,7 +239,7 @@ def set_physical(vcpu: Vcpu, control: u64, value: u64) -> None:
     state.control = control & CNT_CTL(ENABLE=1, IMASK=1)
     state.deadline = value
     locked = vgic.acquire(vcpu)
-    _physical_line(vcpu)
+    _physical_line(vcpu, locked)
     vgic.release(locked)
     _arm(vcpu)
 

@@ -64,14 +64,14 @@ def release(gic: Held[Vgic]) -> None:
     lock.release(gic.lock)
 
 
-def recall(vm: Vm, own: Vcpu | None) -> None:
-    """Bring what is in list registers back into the banks.  The lock is held; `own` runs on this CPU."""
+def recall(vm: Vm, locked: Held[Vgic], own: Vcpu | None) -> None:
+    """Bring what is in list registers back into the banks; `own` runs on this CPU."""
     for i in range(VCPUS):
         target = vm.vcpus[i]
         if target is not None and target.gic.loaded != 0 and target.gic.used != 0:
             target.gic.dirty = 1
             if own is not None and target.index == own.index:
-                list_registers.fold(target)
+                list_registers.fold(target, locked)
             else:
                 store_release(target.gic.recall, 1)
                 kick.vcpu(target)
@@ -122,7 +122,7 @@ def _route(gic: VcpuGic, spi: u32, here: bool) -> None:
         gic.routed[spi // BANK + 1] &= ~bit
 
 
-def route(vm: Vm, spis: Spis, intid: u32, value: u32) -> None:
+def route(vm: Vm, locked: Held[Vgic], spis: Spis, intid: u32, value: u32) -> None:
     """IROUTER := value.  An affinity without a vCPU leaves the interrupt pending."""
     spi = intid - PRIVATE_INTERRUPTS
     spis.routes[spi] = value
@@ -141,8 +141,8 @@ def route(vm: Vm, spis: Spis, intid: u32, value: u32) -> None:
 # Telling a vCPU.
 
 
-def poke(target: Vcpu, own: Vcpu | None) -> None:
-    """`target` has something to look at.  The lock is held.
+def poke(target: Vcpu, locked: Held[Vgic], own: Vcpu | None) -> None:
+    """`target` has something to look at.
 
     If it runs elsewhere, its CPU is kicked; if it sleeps in the host and a vCPU caused this, that one tells the
     host.
@@ -167,15 +167,14 @@ def announce(vcpu: Vcpu) -> None:
         vcpu.gic.dirty = 1
 
 
-def notify(vm: Vm, number: u32, changed: u32, own: Vcpu | None) -> None:
-    """Of bank `number` of the INTID space, SPIs, some of `changed` may be ready now.  The lock is held."""
-    gic = vm.vgic
-    spis = gic.spis
+def notify(vm: Vm, locked: Held[Vgic], number: u32, changed: u32, own: Vcpu | None) -> None:
+    """Of bank `number` of the INTID space, SPIs, some of `changed` may be ready now."""
+    spis = locked.spis
     if spis is None:
         return
     bank = spis.banks[number - 1]
-    gic.busy |= u32(1) << number
-    waiting = ready(gic, bank) & changed
+    locked.busy |= u32(1) << number
+    waiting = ready(locked, bank) & changed
     everyone = bank.any & waiting
     again = pending(bank) & bank.listed & changed
     for i in range(VCPUS):
@@ -183,9 +182,9 @@ def notify(vm: Vm, number: u32, changed: u32, own: Vcpu | None) -> None:
         if vcpu is not None:
             if again != 0 and vcpu.gic.used != 0:
                 vcpu.gic.stale = 1  # one of them has it in a list register, which does not know
-                poke(vcpu, own)
+                poke(vcpu, locked, own)
             elif waiting & (vcpu.gic.routed[number] | everyone) != 0:
-                poke(vcpu, own)
+                poke(vcpu, locked, own)
 
 
 # Sources.
@@ -207,14 +206,14 @@ def irq_line(vm: Vm, vcpu_index: u32, number: u64, level: u64) -> i64:
     lock.acquire(gic.lock)
     locked = held(gic)
     if level != 0:
-        _rise(vm, spis, intid)
+        _rise(vm, locked, spis, intid)
     else:
-        _fall(vm, spis, intid)
+        _fall(vm, locked, spis, intid)
     release(locked)
     return Error.NO_ERROR
 
 
-def _rise(vm: Vm, spis: Spis, intid: u32) -> None:
+def _rise(vm: Vm, locked: Held[Vgic], spis: Spis, intid: u32) -> None:
     """A source that never lowers its line gives one interrupt a call, whatever the trigger."""
     bank = spi_bank(spis, intid)
     bit = u32(1) << (intid % BANK)
@@ -223,14 +222,14 @@ def _rise(vm: Vm, spis: Spis, intid: u32) -> None:
     if bank.tracked & bit == 0 or bank.edge & bit != 0:
         bank.latch |= bit
     bank.line |= bit
-    notify(vm, intid // BANK, bit, None)
+    notify(vm, locked, intid // BANK, bit, None)
 
 
-def _fall(vm: Vm, spis: Spis, intid: u32) -> None:
+def _fall(vm: Vm, locked: Held[Vgic], spis: Spis, intid: u32) -> None:
     bank = spi_bank(spis, intid)
     bit = u32(1) << (intid % BANK)
     if bank.listed & bit != 0 and bank.edge & bit == 0:
-        recall(vm, None)
+        recall(vm, locked, None)
     bank.line &= ~bit
     bank.tracked |= bit
     if bank.edge & bit == 0:
@@ -254,7 +253,7 @@ def send_sgi(vcpu: Vcpu, value: u64, group1: bool) -> None:
                 bank = target.gic.private
                 if group1 or bank.group1 & bit == 0:
                     bank.latch |= bit
-                    poke(target, vcpu)
+                    poke(target, locked, vcpu)
     release(locked)
 
 
@@ -290,13 +289,13 @@ def flush(vcpu: Vcpu) -> None:
     gic = vcpu.gic
     gic.dirty = 0  # before looking: who comes later sets it again
     locked = acquire(vcpu)
-    list_registers.reclaim(vcpu)
+    list_registers.reclaim(vcpu, locked)
     if gic.stale != 0 or gic.private.latch & gic.private.listed != 0:
-        list_registers.fold(vcpu)
+        list_registers.fold(vcpu, locked)
     if gic.private.line != 0:
-        timer.resample(vcpu)
-        counters.resample(vcpu)
-    list_registers.fill(vcpu)
+        timer.resample(vcpu, locked)
+        counters.resample(vcpu, locked)
+    list_registers.fill(vcpu, locked)
     release(locked)
 
 
@@ -306,10 +305,10 @@ def maintenance(vcpu: Vcpu) -> bool:
     if sysreg.ICH_MISR_EL2 == 0:
         return False
     locked = acquire(vcpu)
-    list_registers.fold(vcpu)
-    timer.resample(vcpu)
-    counters.resample(vcpu)
-    list_registers.fill(vcpu)
+    list_registers.fold(vcpu, locked)
+    timer.resample(vcpu, locked)
+    counters.resample(vcpu, locked)
+    list_registers.fill(vcpu, locked)
     release(locked)
     return True
 
@@ -323,11 +322,11 @@ def deliverable(vcpu: Vcpu) -> bool:
     The vCPU runs on this CPU.
     """
     locked = acquire(vcpu)
-    list_registers.fold(vcpu)
+    list_registers.fold(vcpu, locked)
     vcpu.gic.dirty = 1
-    timer.refresh(vcpu)
-    counters.resample(vcpu)
-    found = _deliverable(vcpu, ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2))
+    timer.refresh(vcpu, locked)
+    counters.resample(vcpu, locked)
+    found = _deliverable(vcpu, locked, ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2))
     release(locked)
     return found
 
@@ -335,18 +334,17 @@ def deliverable(vcpu: Vcpu) -> bool:
 def sleeps(vcpu: Vcpu) -> bool:
     """A vCPU that left by WFI and does not run: is there still nothing to wake up for?"""
     locked = acquire(vcpu)
-    found = _deliverable(vcpu, ICH_VMCR_EL2(vcpu.gic.vmcr))
+    found = _deliverable(vcpu, locked, ICH_VMCR_EL2(vcpu.gic.vmcr))
     release(locked)
     return not found and timer.deadline(vcpu) != 0
 
 
-def _deliverable(vcpu: Vcpu, vmcr: ICH_VMCR_EL2) -> bool:
-    gic = vcpu.vm.vgic
-    remaining = gic.busy | 1
+def _deliverable(vcpu: Vcpu, locked: Held[Vgic], vmcr: ICH_VMCR_EL2) -> bool:
+    remaining = locked.busy | 1
     while remaining != 0:
         number = count_trailing_zeros(remaining)
         remaining &= remaining - 1
-        waiting = list_registers.candidates(vcpu, number)
+        waiting = list_registers.candidates(vcpu, locked, number)
         while waiting != 0:
             n = count_trailing_zeros(waiting)
             waiting &= waiting - 1

@@ -30,11 +30,12 @@ from gz.arm64.gic import (
 )
 from gz.arm64.gic_interface import ICH_VMCR_EL2
 from gz.arm64.sysreg import sysreg
-from gz.bits import function_table, table, u8, u16, u32, u64
+from gz.bits import Held, function_table, table, u8, u16, u32, u64
 from gz.core.interrupts import BANK, BANKS, Bank
 from gz.metal import cold, inline, noinline
 
 if TYPE_CHECKING:
+    from gz.core.interrupts import Vgic
     from gz.core.vcpu import Vcpu
 
 _WORD = 4  # bytes
@@ -235,35 +236,35 @@ def _in_bank(
     locked = vgic.acquire(vcpu)
     result: u64 = 0
     if not is_write:
-        _look(vcpu, owner, bank)
+        _look(vcpu, locked, owner, bank)
         result = _GETTERS[row](bank, first, size)
     else:
         if _RECALLS[row] & _WRITE != 0:
-            _look(vcpu, owner, bank)
+            _look(vcpu, locked, owner, bank)
         if owner is None and row == _ISACTIVER_ROW:
-            _adopt(vcpu, bank, intid, value & bank.valid & ~bank.active)
+            _adopt(vcpu, locked, bank, intid, value & bank.valid & ~bank.active)
         changed = _SETTERS[row](bank, first, size, value)
         if owner is None:
-            vgic.notify(vcpu.vm, intid // BANK, changed, vcpu)
+            vgic.notify(vcpu.vm, locked, intid // BANK, changed, vcpu)
         else:
             if row == _ICACTIVER_ROW:
-                timer.deactivated(owner)
-            vgic.poke(owner, vcpu)
+                timer.deactivated(owner, locked)
+            vgic.poke(owner, locked, vcpu)
     vgic.release(locked)
     return result
 
 
 @inline
-def _look(vcpu: Vcpu, owner: Vcpu | None, bank: Bank) -> None:
+def _look(vcpu: Vcpu, locked: Held[Vgic], owner: Vcpu | None, bank: Bank) -> None:
     """The bank is to tell the truth: what is in list registers comes back, timers are looked at."""
     if bank.listed != 0:
-        vgic.recall(vcpu.vm, vcpu)
+        vgic.recall(vcpu.vm, locked, vcpu)
     if owner is not None and owner.index == vcpu.index:
-        timer.refresh(vcpu)
+        timer.refresh(vcpu, locked)
 
 
 @cold
-def _adopt(vcpu: Vcpu, bank: Bank, intid: u32, fresh: u32) -> None:
+def _adopt(vcpu: Vcpu, locked: Held[Vgic], bank: Bank, intid: u32, fresh: u32) -> None:
     """SPIs made active by hand: active on the vCPU that they are routed to, else on the one that did it."""
     for n in range(BANK):
         if fresh >> u32(n) & 1 != 0:
@@ -273,7 +274,7 @@ def _adopt(vcpu: Vcpu, bank: Bank, intid: u32, fresh: u32) -> None:
                 if other is not None and other.gic.routed[intid // BANK] >> u32(n) & 1 != 0:
                     owner = other
             bank.owner[n] = u8(owner.index)
-            vgic.poke(owner, vcpu)
+            vgic.poke(owner, locked, vcpu)
 
 
 @cold
@@ -328,12 +329,12 @@ def _set_control(vcpu: Vcpu, enables: u32) -> None:
     vm = vcpu.vm
     locked = vgic.acquire(vcpu)
     if vm.vgic.control & ~enables != 0:
-        vgic.recall(vm, vcpu)
+        vgic.recall(vm, locked, vcpu)
     vm.vgic.control = enables
     for i in range(vgic.VCPUS):
         other = vm.vcpus[i]
         if other is not None:
-            vgic.poke(other, vcpu)
+            vgic.poke(other, locked, vcpu)
     vgic.release(locked)
 
 
@@ -351,9 +352,9 @@ def _router(vcpu: Vcpu, offset: u32, size: u32, is_write: bool, value: u64) -> u
         locked = vgic.acquire(vcpu)
         bit = u32(1) << (intid % BANK)
         if vgic.spi_bank(spis, intid).listed & bit != 0:
-            vgic.recall(vcpu.vm, vcpu)
-        vgic.route(vcpu.vm, spis, intid, chosen)
-        vgic.notify(vcpu.vm, intid // BANK, bit, vcpu)
+            vgic.recall(vcpu.vm, locked, vcpu)
+        vgic.route(vcpu.vm, locked, spis, intid, chosen)
+        vgic.notify(vcpu.vm, locked, intid // BANK, bit, vcpu)
         vgic.release(locked)
     return 0
 

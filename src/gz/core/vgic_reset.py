@@ -12,7 +12,7 @@ import gz.core.vgic as vgic
 from gz.abi.errors import Error
 from gz.abi.memory import SLOTS_MAX
 from gz.arm64.gic import DISTRIBUTOR_SIZE, INTERRUPTS_MAX, REDISTRIBUTOR_SIZE, SGIS
-from gz.bits import Ipa, i64, u32, u64
+from gz.bits import Held, Ipa, i64, u32, u64
 from gz.core.interrupts import BANK, SPI_BANKS, Bank, Spis
 from gz.metal import address, inline, view
 
@@ -28,8 +28,8 @@ _PPIS = 0xFFFF_0000
 _LAST_BANK = (1 << (INTERRUPTS_MAX % BANK)) - 1
 
 
-def create_distributor(vm: Vm, base: Ipa, size: u64) -> i64:
-    """CREATE_DEVICE.  Vm.lock is held."""
+def create_distributor(vm: Held[Vm], base: Ipa, size: u64) -> i64:
+    """CREATE_DEVICE."""
     gic = vm.vgic
     if gic.distributor_size != 0 or size < DISTRIBUTOR_SIZE or not _placed(vm, base, DISTRIBUTOR_SIZE):
         return Error.INVALID_ARGS
@@ -45,8 +45,8 @@ def create_distributor(vm: Vm, base: Ipa, size: u64) -> i64:
     return Error.NO_ERROR
 
 
-def create_redistributor(vm: Vm, base: Ipa, size: u64) -> i64:
-    """CREATE_DEVICE: the first frame; those of the other vCPUs follow.  Vm.lock is held."""
+def create_redistributor(vm: Held[Vm], base: Ipa, size: u64) -> i64:
+    """CREATE_DEVICE: the first frame; those of the other vCPUs follow."""
     gic = vm.vgic
     if gic.redistributor_exists != 0 or size < REDISTRIBUTOR_SIZE:
         return Error.INVALID_ARGS
@@ -65,7 +65,7 @@ def _placed(vm: Vm, base: Ipa, size: u64) -> bool:
     return aligned and not slots.overlap(vm, SLOTS_MAX, base, size)
 
 
-def destroy(vm: Vm) -> None:
+def destroy(vm: Held[Vm]) -> None:
     """The VM ends and has no vCPU: its frames go back."""
     gic = vm.vgic
     spis = gic.spis

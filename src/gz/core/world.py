@@ -12,6 +12,7 @@ import gz.core.simd as simd
 import gz.core.spinning as spinning
 import gz.core.stolen_time as stolen_time
 import gz.core.timer as timer
+import gz.core.vgic as vgic
 import gz.core.watching as watching
 from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64ISAR2_EL1, ID_AA64PFR1_EL1
 from gz.arm64.insn import isb, read, write
@@ -80,8 +81,10 @@ def enter(cpu: Cpu, vcpu: Vcpu) -> None:
         debug.load(vcpu)
     if cpu.extensions != 0:
         extensions.enter(cpu.extensions, cpu.host, context)
-    timer.load(vcpu)
-    list_registers.load(vcpu)
+    locked = vgic.acquire(vcpu)
+    timer.load(vcpu, locked)
+    list_registers.load(vcpu, locked)
+    vgic.release(locked)
     sysreg.ICC_IGRPEN0_EL1 = 1  # kicks arrive
     _load(context)
     cpu.running = vcpu
