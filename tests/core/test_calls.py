@@ -32,6 +32,7 @@ from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
 from gz.abi.registers import PSTATE
 from gz.bits.annotation import type_of
+from gz.core.context import Context
 from gz.core.memory import RAM_WINDOW
 from gz.core.vcpu import Vcpu
 from gz.metal.values import view_at
@@ -340,6 +341,28 @@ def test_processor_states_that_a_host_may_choose(host: Host) -> None:
         status = host.call(smc64(Call.SET_ONE_REG), boot, PSTATE, 0x3C5 | 1 << bit)
         assert status == (0 if bit in (28, 29, 30, 31) else Error.INVALID_ARGS), bit
         host.good(Call.SET_ONE_REG, boot, PSTATE, 0x3C5)
+    finish(host)
+
+
+def test_vcpus_on_one_cpu_share_no_translations(host: Host) -> None:
+    """A guest may use an ASID for other tables on each of its CPUs (DDI 0487, D8.16): as if each had its own TLB."""
+    vmid, other = make_vm(host), make_vm(host)
+    second, _ = host.start_cpus(2)[::-1]
+    vttbrs: list[int] = []
+    for vm, vcpu, context, flushed in (
+        *((vmid, 0, host.context, False), (vmid, 0, host.context, False), (vmid, 1, host.context, True)),
+        *((vmid, 1, host.context, False), (other, 0, host.context, False), (vmid, 1, host.context, False)),
+        *((vmid, 0, second, False), (vmid, 0, host.context, True), (vmid, 1, second, True)),
+    ):
+        host.jit.clear_events()
+        vttbrs.clear()
+        host.jit.on_write("VTTBR_EL2", vttbrs.append)
+        x = (ctypes.c_uint64 * 31).from_address(context + Context.offset("x"))
+        x[0], x[1] = smc64(Call.RUN), vm << 16 | vcpu
+        below = host.hypercall(context, 0)
+        assert [event.name for event in host.jit.events].count("tlbi vmalle1") == flushed
+        assert not flushed or [v >> 48 for v in vttbrs[:2]] == [vm, 0], "below the guest's VMID"
+        assert host.interrupt(below) == context
     finish(host)
 
 

@@ -36,6 +36,7 @@ from gz.arm64.smccc import SmcccStatus
 from gz.arm64.sysreg import sysreg
 from gz.bits import Held, Ipa, Pa, function_table, i64, table, u8, u32, u64
 from gz.core.context import Context
+from gz.core.cpu import Cpu
 from gz.core.firmware import firmware
 from gz.core.trace import Event
 from gz.core.vcpu import Vcpu
@@ -85,12 +86,21 @@ def _run(context: Context, doorbell: bool) -> Context:
         if vms.hold(vm):
             vcpu = vm.vcpus[index]
             if vcpu is not None:
-                vm.last_run[context.cpu.index] = u32(index) + 1
+                if vm.last_run[context.cpu.index] != index + 1:
+                    _change_vcpu(vm, context.cpu, u32(index) + 1)
                 resumed = run.run(context, vcpu, doorbell)
                 vms.drop(vm)
                 return resumed
             vms.drop(vm)
     return _no_vcpu(context, doorbell)
+
+
+@cold
+def _change_vcpu(vm: Vm, cpu: Cpu, number: u32) -> None:
+    """Another vCPU of the VM ran here before: of the same VMID and perhaps ASID, but with tables of its own."""
+    if vm.last_run[cpu.index] != 0:
+        stage2.flush_here(vm.stage2)
+    vm.last_run[cpu.index] = number
 
 
 @cold

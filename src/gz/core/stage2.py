@@ -374,6 +374,14 @@ def flush(s: Stage2) -> None:
     _back(previous, control)
 
 
+def flush_here(s: Stage2) -> None:
+    """This CPU forgets what it knows of stage 1 below this VMID."""
+    previous, control = _below(s)
+    tlbi("vmalle1")
+    dsb("nsh")
+    _back(previous, control)
+
+
 @inline
 def _below(s: Stage2) -> tuple[u64, u64]:
     """TLB maintenance takes the VMID from VTTBR_EL2: put it there, with no walk of EL1 under way meanwhile.
