@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A host that touches what its device tree reserves for the core, with every kind of access.
+"""A host that touches what its device tree reserves for the core, with every kind of access, from each CPU.
 
 Prints for each region how many accesses ended in an external abort, in another exception, or had no effect, as
 cache maintenance and address translation may have.
@@ -13,7 +13,7 @@ from gz.arm64.syndrome import ESR_EL2, DataAbort, ExceptionClass, FaultStatus
 from gz.bits import Struct, Va, storage, u32, u64
 from gz.core.tree import Tree, text
 from gz.metal import address, export, log, panic, unroll
-from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
+from payloads import cores, exceptions, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.accesses import COUNT, access, allow
 
 _TREE_ROOM = 2 << 20
@@ -27,7 +27,13 @@ class Outcomes(Struct):
     nothing: u32
 
 
+class Region(Struct):
+    base: u64
+    size: u64
+
+
 OUTCOMES = storage(Outcomes)
+REGION = storage(Region)
 TREE = storage(Tree)
 
 
@@ -57,15 +63,30 @@ def attack(base: u64, size: u64) -> None:
 
 
 @export
+def job(cpu: u64, number: u64) -> u64:
+    allow()
+    attack(REGION.base, REGION.size)
+    return 0
+
+
+@export
 def payload(blob: Va) -> None:
     if not trees.open(TREE, blob, _TREE_ROOM):
         panic("no device tree")
-    allow()
     exceptions.expect()
+    count = cores.count()
+    for cpu in range(1, count):
+        if not cores.switch_on(cpu):
+            panic("a CPU does not start\n")
     node, depth = trees.next_node(TREE, trees.find(TREE, address(_RESERVED), len(_RESERVED)), 1)
     while depth == 2:
         value, length = trees.property(TREE, node, _REG)
         if length == 16:
-            attack(trees.number(value, 2), trees.number(value + 8, 2))
+            REGION.base = trees.number(value, 2)
+            REGION.size = trees.number(value + 8, 2)
+            job(0, 0)
+            for cpu in range(1, count):
+                if cores.run(cpu, 0) != 0:
+                    panic("a CPU does not come back\n")
         node, depth = trees.next_node(TREE, node, depth)
     log("the host lives")

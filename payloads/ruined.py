@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Guests that ruin themselves, one after another, and their host, in one image (C9): only the guest may fail.
+"""Guests that ruin themselves, one after another, each on the next CPU, and their host, in one image (C9): only the
+guest may fail.
 
 Each says what it does; the host says how it ended: by an event, by giving up the CPU, or not at all, which the host's
 timer tells.
@@ -15,9 +16,9 @@ from gz.arm64.registers import SPSR, Mode
 from gz.arm64.sysreg import sysreg
 from gz.arm64.timer import CNT_CTL
 from gz.bits import Va, Window, at, u8, u32, u64
-from gz.metal import assembly, export, extern, log, mmio, panic, unroll
+from gz.metal import assembly, export, extern, log, mmio, panic
 from gz.vmm.maps import VIRT
-from payloads import exceptions, interrupts, machines, start  # noqa: F401 - parts of every payload
+from payloads import cores, exceptions, interrupts, machines, start  # noqa: F401 - parts of every payload
 from payloads.console import put
 from payloads.slot import run
 
@@ -132,15 +133,28 @@ def serve(way: Way) -> None:
 
 
 @export
+def job(cpu: u64, number: u64) -> u64:
+    interrupts.enable()
+    machines.create(0, 0)
+    serve(Way(u32(number)))
+    machines.destroy(0)
+    return 0
+
+
+@export
 def payload(tree: Va) -> None:
     """Without a device tree it is the guest."""
     if tree == 0:
         guest()
         return
-    interrupts.enable()
     machines.open_tree(tree)
-    for way in unroll(tuple(Way)):
-        machines.create(0, 0)
-        serve(way)
-        machines.destroy(0)
+    count = cores.count()
+    for cpu in range(1, count):
+        if not cores.switch_on(cpu):
+            panic("a CPU does not start\n")
+    for way in range(len(Way)):
+        if way % count == 0:
+            job(0, way)
+        elif cores.run(way % count, way) != 0:
+            panic("a CPU does not come back\n")
     log("the host lives")

@@ -2,6 +2,8 @@
 """What only lazily changes hands on a CPU: a host and two guests fill it with patterns of their own, and each looks
 whether it finds its own again, and before the first time nothing of the others' (C4).
 
+Each round is another CPU's.
+
 Vectors (SVE's with predicates, FFR and each its own length where there is SVE), keys of pointer authentication and what
 they sign, TPIDR2_EL0. Prints how many words the host found wrong, and how many each of the guests.
 """
@@ -21,7 +23,7 @@ from gz.bits import Array, Struct, Va, Window, array, at, storage, u8, u32, u64
 from gz.core.context import KEY_REGISTERS
 from gz.metal import address, assembly, export, extern, log, mmio, panic, peek64, poke8, poke64, unroll, view
 from gz.vmm.maps import VIRT
-from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
+from payloads import cores, exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.host_call import call
 
 GUESTS = 2
@@ -106,7 +108,15 @@ class Pages(Struct, align=PAGE_SIZE):
     region: Array[u8] = array(REGION_BUFFER_SIZE)
 
 
+class Game(Struct):
+    """What the host keeps."""
+
+    vcpus: Array[u64] = array(GUESTS)
+    wrong: Array[u32] = array(GUESTS)
+
+
 MINE = storage(Mine)
+GAME = storage(Game)
 PAGES = storage(Pages)
 
 
@@ -246,6 +256,17 @@ def run(number: u64, vcpu: u64) -> u32:
 
 
 @export
+def job(cpu: u64, number: u64) -> u64:
+    """A round."""
+    begin(0)
+    fill(101 + number)
+    for i in range(GUESTS):
+        GAME.wrong[i] = run(i, GAME.vcpus[i])
+        check(101 + number)
+    return 0
+
+
+@export
 def payload(tree: Va) -> None:
     number = (VIRT.ram + BLOCK_SIZE - u64(tree)) // _SEED
     if number == 1 or number == GUESTS:
@@ -253,14 +274,16 @@ def payload(tree: Va) -> None:
     image, length = initrd.find(tree)
     first = create(0, image, length)
     second = create(1, image, length)
-    begin(0)
-    one: u32 = 0
-    two: u32 = 0
+    GAME.vcpus[0] = first
+    GAME.vcpus[1] = second
+    count = cores.count()
+    for cpu in range(1, count):
+        if not cores.switch_on(cpu):
+            panic("a CPU does not start\n")
     for i in range(ROUNDS):
-        fill(101 + i)
-        one = run(0, first)
-        check(101 + i)
-        two = run(1, second)
-        check(101 + i)
+        if i % count == 0:
+            job(0, i)
+        elif cores.run(i % count, i) != 0:
+            panic("a CPU does not come back\n")
     log(f"{MINE.scalable} scalable, {MINE.keys} keys, {MINE.streaming} streaming, {MINE.length} bytes")
-    log(f"{MINE.wrong} host, {one} first, {two} second")
+    log(f"{MINE.wrong} host, {GAME.wrong[0]} first, {GAME.wrong[1]} second")

@@ -131,8 +131,10 @@ def test_registers_of_a_guests_user(cpu: str) -> None:
         assert ours == theirs, "it has nothing that guests have not"
 
 
-def test_calls_of_a_guest() -> None:
-    lines = guest("calls")
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_calls_of_a_guest(cpus: int) -> None:
+    """H10: reserved arguments, both conduits and widths, every immediate."""
+    lines = guest("calls", cpus=cpus)
     known = answers(lines)
     assert known[Psci.VERSION] == VERSION_1_1
     assert known[Smccc.VERSION] == VERSION_1_2
@@ -154,12 +156,12 @@ def test_calls_of_a_host() -> None:
     assert len(kinds) == 8
 
 
-@pytest.mark.parametrize("cpu", CPUS)
-def test_core_memory_is_hidden(cpu: str) -> None:
+@pytest.mark.parametrize("cpu, cpus", [*((cpu, 1) for cpu in CPUS), ("cortex-a76", 2), ("cortex-a76", 4)])
+def test_core_memory_is_hidden(cpu: str, cpus: int) -> None:
     """M3, M14: loads and stores are external aborts; what has no effect is maintenance, prefetch, translation."""
-    *regions, last = host("aborts", cpu=cpu)
+    *regions, last = host("aborts", cpu=cpu, cpus=cpus)
     assert last == "the host lives"
-    assert regions
+    assert regions and len(regions) % cpus == 0
     for line in regions:
         kinds = counts(line.partition(": ")[2])
         assert kinds["exceptions"] == 0

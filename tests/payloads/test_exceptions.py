@@ -41,7 +41,7 @@ def test_watched(cpu: str) -> None:
     assert [line for line in watched if line.startswith("host: ")] == [*HEARD, CRASH]
 
 
-@pytest.mark.parametrize("cpu, cpus", [("cortex-a76", 1), ("cortex-a76", 2), ("max", 1)])
+@pytest.mark.parametrize("cpu, cpus", [("cortex-a76", 1), ("cortex-a76", 2), ("cortex-a76", 4), ("max", 1)])
 def test_neighbours(cpu: str, cpus: int) -> None:
     """C4: nothing of the others is there, fires, changes or is counted."""
     clean = "0 fired, 0 missed, 0 changed, 0 counted"
@@ -49,9 +49,10 @@ def test_neighbours(cpu: str, cpus: int) -> None:
     assert lines == [f"guest 0: {clean}", f"guest 1: {clean}", f"host: {clean}"]
 
 
-def test_ruined_guests() -> None:
+@pytest.mark.parametrize("cpus", [1, 2, 4])
+def test_ruined_guests(cpus: int) -> None:
     """C9: three that can't take exceptions are said to have crashed, others go round for ever; the host lives."""
     crash, shutdown = (f"event {int(event)}" for event in (SystemEvent.CRASH, SystemEvent.SHUTDOWN))
     endings = [crash, crash, crash, "no end", shutdown, "no end"]
-    lines = [line for line in host("ruined") if line != "guest: still there"]
+    lines = [line for line in host("ruined", cpus=cpus) if line != "guest: still there"]
     assert lines == [*(f"host: way {way}: {ending}" for way, ending in enumerate(endings)), "the host lives"]

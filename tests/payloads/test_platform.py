@@ -15,7 +15,7 @@ def test_on_the_machine(cpus: int) -> None:
 
 @pytest.mark.parametrize("cpu, cpus", [("cortex-a72", 1), ("max", 1), ("cortex-a76", 2), ("cortex-a76", 4)])
 def test_in_a_guest(cpu: str, cpus: int) -> None:
-    """Random numbers take a CPU that has them."""
+    """H7: one of all that switch a CPU on does it. Random numbers take a CPU that has them."""
     lines = guest("platform", cpu, cpus)
     assert lines[0] == f"{cpus} CPUs" and not failed(lines), lines
     assert lines[-1].startswith("late by ") and int(lines[-1].split()[2]) <= 100, lines

@@ -18,9 +18,10 @@ CPUS = {
 }
 
 
-@pytest.mark.parametrize("cpu", CPUS)
-def test_state(cpu: str) -> None:
-    features, wrong = (counts(line) for line in host("state", cpu=cpu))
+@pytest.mark.parametrize("cpu, cpus", [*((cpu, 1) for cpu in CPUS), ("cortex-a76", 2), ("cortex-a76", 4), ("max", 4)])
+def test_state(cpu: str, cpus: int) -> None:
+    """C2, C4: the guests go from CPU to CPU."""
+    features, wrong = (counts(line) for line in host("state", cpu=cpu, cpus=cpus))
     scalable, keys, streaming, length = CPUS[cpu]
     assert (features["scalable"], features["keys"], features["streaming"]) == (scalable, keys, streaming)
     assert features["bytes"] == length

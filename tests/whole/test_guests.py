@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from hosts import GUEST_TIMEOUT, Boards, Host
 
+from gz.board.vmm import Guest, start_console
 from gz.cli import products
 
 
@@ -57,3 +58,21 @@ def test_features(boards: Boards):
     ours = set(host.guest("sh", "-c", line, cpus=2).text.split()[2:])
     assert {"paca", "pacg", "sve", "sve2", "atomics", "bti"} <= ours <= theirs
     assert all(name.startswith("sme") for name in theirs - ours), theirs - ours
+
+
+@pytest.mark.parametrize("cpus", [4, 2, 1])
+def test_a_guest_hides_what_a_device_uses(boards: Boards, cpus: int) -> None:
+    """M15: the device breaks, its VMM and the guest live on; what is hidden is not written to any more."""
+    host = boards.host(cpus)
+    host.shell("mkdir -p /run/test")
+    host.board.host.put("/run/test/withdrawn", products.payload("withdrawn").flat.read_bytes())
+    done = start_console(host.board.host, Guest("/run/test/withdrawn", None, memory=16, protected=True)).wait(240)
+    assert done.status == 0, done
+    *pages, raced, ends = done.text.splitlines()
+    assert pages == [f"page {number}: 1 2 1, 0 changed" for number in range(4)]
+    assert raced == "raced: 200 ends, 0 changed" and ends.startswith("served ")
+    lines = done.stderr.decode().splitlines()
+    for what in ("descriptor table", "available ring", "used ring", "buffer"):
+        assert any(f"virtio entropy device: the {what} is out of reach: Bad address" in line for line in lines), what
+    assert len(lines) == 4 + int(ends.split()[-1])
+    assert host.shell("dmesg | grep -cE 'Oops|Internal error|BUG:' || true").strip() == "0"
