@@ -31,6 +31,7 @@ def pairs(entries: list[Entry]) -> list[tuple[Entry, Entry]]:
 
 
 def test_how_long_calls_take(tmp_path: Path) -> None:
+    """H4."""
     looks = traced("longest", tmp_path)
     assert len(looks) == 10
     longest: dict[str, int] = {}
