@@ -443,6 +443,22 @@ def test_no_device_lies_in_memory(host: Host, kind: int, size: int, extent: int)
     finish(host)
 
 
+def test_no_device_comes_while_a_vcpu_runs(host: Host) -> None:
+    vmid = make_vm(host)
+    first, second = host.start_cpus(2)
+    host.x[0], host.x[1] = smc64(Call.RUN), vmid << 16
+    below = host.hypercall(first, 0)
+    host.memory.write_words(BUFFER, [DISTRIBUTOR, 0, 0x0800_0000, 0x1_0000, 0, 0])
+    x = (ctypes.c_uint64 * 31).from_address(second + Context.offset("x"))
+    x[0], x[1], x[2] = smc64(Call.CREATE_DEVICE), vmid, BUFFER
+    assert host.hypercall(second, 0) == second
+    assert ctypes.c_int64(x[0]).value == Error.INVALID_ARGS and host.vm(vmid).vgic.distributor_size == 0
+    assert host.interrupt(below) == first
+    x[0] = smc64(Call.CREATE_DEVICE)
+    assert host.hypercall(second, 0) == second and x[0] == 0
+    finish(host)
+
+
 def test_devices(host: Host) -> None:
     frames = host.machine.free_frames
     vmid = make_vm(host)

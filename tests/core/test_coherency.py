@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from caller import GUEST_BASE, GUEST_RAM, Host, finish, make_vm
+from caller import GUEST_BASE, GUEST_RAM, Host, declare, finish, make_vm
 from el2 import PAGE
 from walker import leaves
 
@@ -24,7 +24,7 @@ WRITE_BACK, FORCED_WRITE_BACK = 0b1111, 0b0110
 
 @pytest.fixture(scope="module")
 def compiled() -> Host:
-    return Host(coherency.begin, coherency.join, stage2.flush)
+    return Host(coherency.begin, coherency.join, stage2.flush, stage2.unmap)
 
 
 @pytest.fixture
@@ -59,6 +59,8 @@ def test_what_a_guest_gets(host: Host, mmfr2: int, ctr: int, protect: bool) -> N
     host.good(Call.MAP_GUEST, vmid, 0, PFN, GFN, 2)
     names = events(host)
     assert names.count("dc civac") == (0 if mmfr2 else 2 * PAGE // (4 << 10))
+    if "dc civac" in names:
+        assert names[len(names) - names[::-1].index("dc civac")] == "dsb sy", "cleaned before anybody sees it"
     assert names.count("ic ialluis") == (ctr == 0)
     if "dc civac" in names and "ic ialluis" in names:
         assert names.index("dc civac") < names.index("ic ialluis"), "instructions fetched before they were there"
@@ -91,7 +93,14 @@ def test_maintenance_is_repeated_where_stores_are_late(host: Host, midr: int, re
     host.jit.clear_events()
     host.machine.fn(stage2.flush)(host.vm(vmid).stage2)
     maintenance = [name for name in events(host) if name.startswith(("tlbi", "dsb"))]
-    assert maintenance == ["dsb ishst", "tlbi vmalls12e1is", "dsb ish"] + repeats * ["tlbi vale1is", "dsb ish"]
+    again = repeats * ["tlbi vale1is", "dsb ish"]
+    assert maintenance == ["dsb ishst", "tlbi vmalls12e1is", "dsb ish", *again]
+    assert declare(host, vmid, 0, GFN * PAGE, 2 * PAGE) == 0
+    host.good(Call.MAP_GUEST, vmid, 0, PFN, GFN, 2)
+    host.jit.clear_events()
+    assert host.machine.fn(stage2.unmap)(host.vm(vmid).stage2, GFN * PAGE, PAGE) == 0
+    maintenance = [name for name in events(host) if name.startswith(("tlbi", "dsb"))]
+    assert maintenance == ["dsb ishst", "tlbi ipas2e1is", "dsb ish", "tlbi vmalle1is", "dsb ish", *again]
 
 
 def test_one_cpu_that_wants_more_decides(host: Host) -> None:

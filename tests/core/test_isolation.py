@@ -75,6 +75,13 @@ def test_a_handle_that_is_used_again_inherits_nothing(host: Host) -> None:
         assert host.good(Call.CREATE_VM) == vmid
         assert host.mapped(vmid) == {}
         host.good(Call.DESTROY_VM, vmid, 0)
+    vmid = host.good(Call.CREATE_VM)
+    host.good(Call.MEMREGION_PURPOSE, vmid, GUEST_BASE, BLOCK, 4)
+    host.good(Call.DESTROY_VM, vmid, 0)
+    assert host.good(Call.CREATE_VM) == vmid
+    assert populate(host, vmid, 0, GUEST_BASE, [(GUEST_RAM, 512)]) == 0
+    assert len(host.mapped(vmid)) == 512, "no declaration: what was announced, another VM announced"
+    host.good(Call.DESTROY_VM, vmid, 0)
     handles = [host.good(Call.CREATE_VM) for _ in range(64)]
     assert handles == list(range(1, 65))
     assert host.call(smc64(Call.CREATE_VM)) == Error.NO_MEMORY

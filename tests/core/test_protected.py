@@ -269,7 +269,9 @@ def test_ranges_are_shown_and_hidden(host: Host) -> None:
     assert "tlbi vmalls12e1is" in [event.name for event in host.jit.events]
     assert host.seen() == ALL - {PFN + 1, PFN + 2, PFN + 3}
     assert host.machine.memory.read(GUEST_RAM, 8 * PAGE) is not None
-    for address, count in ((GUEST_BASE + 1, 1), (1 << 40, 1), (WORD - 4095, 2), ((1 << 40) - PAGE, 2), (0, 1)):
+    wrong = [(GUEST_BASE + 1, 1), (1 << 40, 1), (WORD - 4095, 2), ((1 << 40) - PAGE, 2), (0, 1)]
+    wrong += [(GUEST_BASE + PAGE, count) for count in (WORD, 1 << 52, ((1 << 40) - GUEST_BASE) // PAGE)]
+    for address, count in wrong:
         assert guest_call(host, vmid, SHARE, address, count)[0] == INVALID
         assert guest_call(host, vmid, UNSHARE, address, count)[0] == INVALID
     assert guest_call(host, vmid, UNSHARE, GUEST_BASE + PAGE)[0] == INVALID

@@ -8,34 +8,15 @@ choose. A mutant is one change of one line of a copy of the compiler.
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
-import time
-from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
-SOURCE = ROOT / "src" / "gz"
-_SEMANTICS = ("test_arithmetic", "test_loops", "test_differential", "test_cases", "test_language", "test_jit")
-_RULES = ("test_cases", "test_specification", "test_language", "test_jit", "test_differential")
+sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from mutation import Mutant, score
 
-@dataclass(frozen=True)
-class Mutant:
-    """In `file`, below src/gz, `old` becomes `new`."""
-
-    file: str
-    old: str
-    new: str
-
-    @property
-    def tests(self) -> tuple[str, ...]:
-        """What looks at it, the most likely to notice first."""
-        return _SEMANTICS if "/emit/" in self.file else _RULES
-
+_SEMANTICS = ("arithmetic", "loops", "differential", "cases", "language", "jit")
+_RULES = ("cases", "specification", "language", "jit", "differential")
 
 _VALUES, _MEMORY = "metal/emit/values.py", "metal/emit/memory.py"
 _STATEMENTS = "metal/emit/statements.py"
@@ -121,39 +102,11 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def survives(mutant: Mutant, directory: Path) -> bool:
-    """Do the tests pass although the compiler is wrong?"""
-    copy = directory / "gz"
-    shutil.copytree(SOURCE, copy, ignore=shutil.ignore_patterns("__pycache__"))
-    path = copy / mutant.file
-    text = path.read_text()
-    assert text.count(mutant.old) == 1, f"{mutant.file} has {mutant.old!r} {text.count(mutant.old)} times"
-    path.write_text(text.replace(mutant.old, mutant.new))
-    environment = os.environ | {
-        "PYTHONPATH": str(directory),
-        "GZ_STATE": str(directory / "state"),
-        "GZ_FUZZ_PROGRAMS": "120",
-    }
-    tests = [f"tests/metal/{name}.py" for name in mutant.tests]
-    command = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", "--noconftest", *tests]
-    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
-    if done.returncode not in (0, 1) and done.returncode > 0:  # a crash of the process counts as noticed
-        raise RuntimeError(f"the tests of {mutant} could not run\n{done.stdout}{done.stderr}")
-    return done.returncode == 0
-
-
-def main() -> None:
-    chosen = [int(number) for number in sys.argv[1:]] or range(len(MUTANTS))
-    survivors: list[int] = []
-    for number in chosen:
-        start = time.monotonic()
-        with tempfile.TemporaryDirectory() as directory:
-            if survives(MUTANTS[number], Path(directory)):
-                survivors.append(number)
-        verdict = "SURVIVES" if number in survivors else "caught"
-        print(f"{number:3} {verdict} {time.monotonic() - start:5.1f} s  {MUTANTS[number].old[:60]!r}", flush=True)
-    print(f"{len(chosen) - len(survivors)} of {len(chosen)} caught; survivors: {survivors}")
+def tests_of(mutant: Mutant) -> list[str]:
+    """What looks at it, the most likely to notice first."""
+    names = _SEMANTICS if "/emit/" in mutant.file else _RULES
+    return [f"tests/metal/test_{name}.py" for name in names]
 
 
 if __name__ == "__main__":
-    main()
+    score(MUTANTS, tests_of)

@@ -12,17 +12,19 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutants import MUTANTS, SOURCE, survives
+from mutants import MUTANTS, tests_of
+from mutation import survives
 
 SEED = int(os.environ.get("GZ_FUZZ_SEED", "1"))
 
 
 def test_each_mutant_still_has_its_place():
     for number, mutant in enumerate(MUTANTS):
-        assert (SOURCE / mutant.file).read_text().count(mutant.old) == 1, f"mutant {number}: {mutant.old!r}"
+        assert mutant.is_in_place(), f"mutant {number}: {mutant.old!r}"
     assert len(set(MUTANTS)) == len(MUTANTS)
 
 
 @pytest.mark.parametrize("number", sorted(random.Random(SEED).sample(range(len(MUTANTS)), 3)))
 def test_a_wrong_compiler_is_noticed(number: int, tmp_path: Path):
-    assert not survives(MUTANTS[number], tmp_path), f"seed {SEED}, mutant {number}: {MUTANTS[number]}"
+    mutant = MUTANTS[number]
+    assert not survives(mutant, tests_of(mutant), tmp_path), f"seed {SEED}, mutant {number}: {mutant}"

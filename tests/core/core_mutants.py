@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: E501 - a mutant is a line of its own
+"""Mistakes of a core that keeps memory apart: a check, a flush, a wipe or a lock left out. The tests have to notice each.
+
+`python tests/core/core_mutants.py` tries all of them and prints the score of docs/security.md; numbers as arguments
+choose.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from mutation import Mutant, score
+
+_PAGES, _STAGE2, _SLOTS = "core/pages.py", "core/stage2.py", "core/slots.py"
+_SHARING, _HOST_MEMORY, _CALLS = "core/sharing.py", "core/host_memory.py", "core/calls.py"
+_VM, _LIFECYCLE, _ONE_REG, _EXITS = "core/vm.py", "core/lifecycle.py", "core/one_reg.py", "core/exits.py"
+
+#: The modules that look at each file, the most likely to notice first.
+TESTS = {
+    _PAGES: ("isolation", "protected", "pages"),
+    _STAGE2: ("stage2", "coherency", "calls", "isolation", "protected"),
+    _SLOTS: ("protected", "calls", "coherency", "firmware", "isolation"),
+    _SHARING: ("protected", "calls"),
+    _HOST_MEMORY: ("protected", "host", "calls"),
+    _CALLS: ("isolation", "calls", "protected"),
+    _VM: ("isolation", "calls", "protected", "firmware", "stolen_time"),
+    _LIFECYCLE: ("protected", "firmware", "calls"),
+    _ONE_REG: ("calls", "protected", "firmware"),
+    _EXITS: ("exits", "protected"),
+    "core/frames.py": ("frames", "stage2", "isolation"),
+    "core/faults.py": ("protected", "exits"),
+    "core/guest_calls.py": ("protected", "guest_calls"),
+    "core/stolen_time.py": ("stolen_time", "coherency"),
+    "core/memory.py": ("frames", "coherency", "protected"),
+    "core/lock.py": ("races",),
+    "core/host.py": ("host", "protected"),
+    "core/recorders.py": ("extensions",),
+    "core/vgic_reset.py": ("calls",),
+}
+
+MUTANTS = (
+    # The table of owners.
+    Mutant(_PAGES, "if row.guest & _NAMED != 0 and guest != page.GUEST:", "if False:"),
+    Mutant(_PAGES, "bank.entries + 2 * index if count <= bank.page_count - index else Va(0)", "bank.entries + 2 * index"),
+    Mutant(_PAGES, "if u64(base) & ((1 << PAGE_SHIFT) - 1) != 0 or count == 0:", "if count == 0:"),
+    Mutant(_PAGES, "return 0 if page.COUNT == 1 else _ILLEGAL", "return 0"),
+    Mutant(_PAGES, "if _step(transition, peek16(at), guest) == _ILLEGAL:", "if False:"),
+    Mutant(_PAGES, "elif legal and _are(first, end, u64(before) * _REPEAT):", "elif legal:"),
+    # Stage 2.
+    Mutant(_STAGE2, 'dmb("ishst")  # a walker that finds', "pass  #"),
+    Mutant(_STAGE2, 'tlbi("ipas2e1is", u64(at) >> _TLBI_SHIFT)', "pass"),
+    Mutant(_STAGE2, 'dsb("ishst")\n        tlbi("vmalls12e1is")\n    else:', 'dsb("ishst")\n    else:'),
+    Mutant(_STAGE2, 'tlbi("vmalle1is")', "pass"),
+    Mutant(_STAGE2, 'dsb("ish")\n    coherency.settle()\n    _back(previous, control)\n    _free_chain', "coherency.settle()\n    _back(previous, control)\n    _free_chain"),
+    Mutant(_STAGE2, "coherency.settle()\n    _back(previous, control)\n    _free_chain", "_back(previous, control)\n    _free_chain"),
+    Mutant(_STAGE2, "poke64(entry, 0)\n    flush(s)\n", "poke64(entry, 0)\n"),
+    Mutant(_STAGE2, "poke64(entry, 0)\n    flush(s)\n", "flush(s)\n"),
+    Mutant(_STAGE2, 'dsb("ishst")\n    isb()\n    return made', "return made"),
+    Mutant(_STAGE2, "    if dead != 0:\n        flush(s)", "    if False:\n        flush(s)"),
+    Mutant(_STAGE2, "sysreg.TCR_EL1 = control | TCR_EL1(EPD0=1, EPD1=1)", "pass"),
+    Mutant(_STAGE2, "u64(ipa) < end and size <= end - u64(ipa)", "u64(ipa) < end"),
+    Mutant(_STAGE2, "if u64(output(first)) & ((u64(1) << (shift + TABLE_BITS)) - 1) != 0:", "if False:"),
+    Mutant(_STAGE2, "if descriptor != leaf(Pa(u64(pa) - offset), shift, attributes):", "if False:"),
+    Mutant(_STAGE2, 'tlbi("vmalle1")', "pass"),
+    Mutant(_STAGE2, "if not _split(s, ipa) or not _split(s, end):", "if not _split(s, ipa):"),
+    # Slots and what is mapped into them.
+    Mutant(_SLOTS, "if slot.mapped != 0 or not _is_free(vm, number, base, page_count):", "if slot.mapped != 0:"),
+    Mutant(_SLOTS, "if slot.mapped != 0 or not _is_free(vm, number, base, page_count):", "if not _is_free(vm, number, base, page_count):"),
+    Mutant(_SLOTS, "if slot.page_count != 0 and vm.protected != 0 and slot.purpose != purpose:", "if False:"),
+    Mutant(_SLOTS, "return vm.started != 0 or (vm", "return (vm"),
+    Mutant(_SLOTS, "(vm.firmware_size != 0 and _contains(slot, vm.firmware, 1))", "False"),
+    Mutant(_SLOTS, "count == 0 or count > BLOCK_PAGES or gfn", "count == 0 or gfn"),
+    Mutant(_SLOTS, "first < slot.page_count and page_count <= slot.page_count - first", "first < slot.page_count"),
+    Mutant(_SLOTS, "if pfn < _PFN_LIMIT:", "if True:"),
+    Mutant(_SLOTS, "if first < _PFN_LIMIT:", "if True:"),
+    Mutant(_SLOTS, "_reclaim(vm, base, size)\n    return Error.NO_MEMORY", "return Error.NO_MEMORY"),
+    Mutant(_SLOTS, "host_memory.merge(stage2.output(leaf))", "pass"),
+    Mutant(_SLOTS, "if machine.forces_write_back == 0:", "if False:"),
+    Mutant(_SLOTS, "coherency.refetch()", "pass"),
+    Mutant(_SLOTS, "if gone != 0:\n        host_memory.forget()", "if False:\n        host_memory.forget()"),
+    Mutant(_SLOTS, "memory.zero(base, size)", "pass"),
+    Mutant(_SLOTS, "memory.clean(base, size)", "pass"),
+    Mutant(_SLOTS, "_wipe(page, PAGE_SIZE)", "pass"),
+    Mutant(_SLOTS, "_wipe(base, size)\n    _hand_over", "_hand_over"),
+    Mutant(_SLOTS, "_wipe(base + first, done - first)", "pass"),
+    Mutant(_SLOTS, "if u64(ipa) & (PAGE_SIZE - 1) != 0:", "if False:"),
+    Mutant(_SLOTS, "if _is_hidden(page) and not host_memory.prepare(page, PAGE_SIZE):", "if False:"),
+    Mutant(_SLOTS, "if run_pages != 0 and run_pages <= total - done:", "if run_pages != 0:"),
+    Mutant(_SLOTS, "if done != total:", "if False:"),
+    Mutant(_SLOTS, "if vm.protected != 0:  # nobody said", "if False:  # nobody said"),
+    Mutant(_SLOTS, " or popcount(purpose) > 1", ""),
+    Mutant(_SLOTS, "if vm.private_count != 0 and vm.private_count == vm.lent_count:", "if vm.private_count != 0:"),
+    Mutant(_SLOTS, "and base + size <= stolen_time()", ""),
+    Mutant(_SLOTS, " and not vgic.occupies(\n        vm, base, page_count << PAGE_SHIFT\n    )", ""),
+    Mutant("core/vgic_reset.py", "return aligned and not slots.overlap(vm, SLOTS_MAX, base, size)", "return aligned"),
+    # Sharing, and the host's stage 2.
+    Mutant(_SHARING, "if slot is None or not slots.is_private(vm, slot):", "if slot is None:"),
+    Mutant(_SHARING, "    if done != 0:\n        host_memory.forget()", "    if False:\n        host_memory.forget()"),
+    Mutant(_SHARING, "host_memory.withdraw(page, PAGE_SIZE)", "pass"),
+    Mutant(_HOST_MEMORY, "poke64(entry, descriptor | stage2.PREPARED)", "pass"),
+    Mutant(_HOST_MEMORY, "if u64(base) >= stage2.limit():", "if False:"),
+    Mutant(_HOST_MEMORY, "stage2.flush(HOST)", "pass"),
+    # The calls.
+    Mutant(_CALLS, "if vm.last_run[cpu.index] != 0:", "if False:"),
+    Mutant(_CALLS, "    if status != Error.NO_ERROR:\n        pages.unshare(run_page, _RUN_PAGES)", "    if False:\n        pages.unshare(run_page, _RUN_PAGES)"),
+    Mutant(_CALLS, 'assert status == Error.NO_ERROR, "a vCPU of a closed VM runs"\n    pages.unshare(run_page, _RUN_PAGES)', "pass"),
+    Mutant(_CALLS, "pages.unshare(vm.mailbox, 1)\n        stage2.flush", "pass\n        stage2.flush"),
+    Mutant(_CALLS, "        stage2.flush(vm.stage2)\n", ""),
+    Mutant(_CALLS, "at % PAGE_SIZE > PAGE_SIZE - DeviceRequest.size or ", ""),
+    Mutant(_CALLS, "context.x[2] != REGION_BUFFER_SIZE or ", ""),
+    Mutant(_CALLS, "pages.unshare(vm.mailbox, 1)\n    vm.mailbox = mailbox", "pass\n    vm.mailbox = mailbox"),
+    Mutant(_CALLS, "if granule != BLOCK_SIZE or not pages.share(mailbox, 1):", "if granule != BLOCK_SIZE:"),
+    Mutant(_CALLS, "vmid - 1 < VM_COUNT_MAX and index < VCPU_COUNT_MAX", "vmid - 1 < VM_COUNT_MAX"),
+    Mutant(_CALLS, "if used == vms.LIVE or (used == vms.ENDING and index == Call.DESTROY_VM):", "if used == vms.LIVE or used == vms.ENDING:"),
+    Mutant(_CALLS, "vm.used = vms.ENDING", "pass"),
+    Mutant(_CALLS, "return Error.BUSY if budget != 0 else Error.INVALID_ARGS", "return Error.BUSY"),
+    Mutant(_CALLS, "    if not vms.close(vm):  # a vCPU runs\n        return Error.INVALID_ARGS\n", "    vms.close(vm)\n"),
+    Mutant(_VM, "if vmid == 0 or vmid > VM_COUNT_MAX:", "if vmid == 0:"),
+    Mutant(_VM, "    vm.protected = 0\n", ""),
+    Mutant(_VM, "    vm.stolen = Pa(0)\n", ""),
+    Mutant(_VM, "    vm.mailbox = Pa(0)\n", ""),
+    Mutant(_VM, "        slot.page_count = 0\n", ""),
+    Mutant(_VM, "    vm.announced.pending = 0\n", ""),
+    Mutant(_VM, "    vm.firmware_size = 0\n", ""),
+    Mutant(_VM, "    if vm.guard != 0:\n        frames.free(vm.guard)\n", ""),
+    Mutant(_VM, "if load_acquire(vm.used) == LIVE:", "if True:"),
+    # What of a protected VM is the host's business.
+    Mutant(_LIFECYCLE, "if index == 0 and vm.protected != 0 and vm.started != 0:", "if False:"),
+    Mutant(_LIFECYCLE, "if vm.started != 0 or vm.lent_count != 0:", "if vm.started != 0:"),
+    Mutant(_LIFECYCLE, "if vm.started != 0 or vm.lent_count != 0:", "if vm.lent_count != 0:"),
+    Mutant(_LIFECYCLE, "            for k in range(first, 31):\n                context.x[k] = 0\n", ""),
+    Mutant(_LIFECYCLE, "slot.purpose != Purpose.PROTECTED_FIRMWARE or ", ""),
+    Mutant(_LIFECYCLE, "if size > (slot.page_count << PAGE_SHIFT) - (entry - slot.base):", "if False:"),
+    Mutant(_LIFECYCLE, "    vm.watched = 0\n", ""),
+    Mutant(_ONE_REG, "if vcpu.vm.started != 0 or vcpu.index != 0:", "if vcpu.index != 0:"),
+    Mutant(_ONE_REG, "if vcpu.vm.started != 0 or vcpu.index != 0:", "if vcpu.vm.started != 0:"),
+    Mutant(_ONE_REG, "return vcpu.vm.firmware_size == 0", "return True"),
+    Mutant(_ONE_REG, "return pstate & ~u64(_SETTABLE) == 0", "return True"),
+    Mutant(_ONE_REG, "return index == _PSTATE or index < _X + 2 * lifecycle.BOOT_ARGUMENTS", "return True"),
+    Mutant(_EXITS, "shown = _ARGUMENTS if vcpu.vm.protected == 0 else _ARGUMENTS_USED", "shown = _ARGUMENTS"),
+    Mutant(_EXITS, "if vcpu.vm.protected == 0:\n        write_once(record.data[0]", "if True:\n        write_once(record.data[0]"),
+    Mutant(_EXITS, "write_once(record.data, (value << unused) >> unused)", "write_once(record.data, value)"),
+    Mutant(_EXITS, "write_once(record.reserved[i], 0)", "pass"),
+    Mutant("core/faults.py", "if vcpu.vm.protected != 0 and not guard.permits(vcpu.vm, ipa):", "if False:"),
+    Mutant("core/guest_calls.py", "or count > (stage2.limit() - u64(ipa)) // PAGE_SIZE:", "or False:"),
+    Mutant("core/guest_calls.py", " or slots.find(vm, ipa) is not None:", ":"),
+    # Frames, caches, locks.
+    Mutant("core/recorders.py", 'hint("psb csync")', "pass"),
+    Mutant("core/recorders.py", "sysreg.PMBLIMITR_EL1 = 0", "pass"),
+    Mutant("core/recorders.py", "        sysreg.TRFCR_EL1 = 0\n", ""),
+    Mutant("core/recorders.py", "and PMBIDR_EL1(sysreg.PMBIDR_EL1).P == 0", ""),
+    Mutant("core/one_reg.py", "if mode != Mode.EL0T and mode != Mode.EL1T and mode != Mode.EL1H:", "if False:"),
+    Mutant("core/frames.py", "    memory.zero(frame, FRAME_SIZE)\n", ""),
+    Mutant("core/frames.py", "    memory.zero(run, count * FRAME_SIZE)\n", ""),
+    Mutant("core/stolen_time.py", "& ~u64(_WRITABLE)", "& ~u64(0)"),
+    Mutant("core/stolen_time.py", "memory.clean(frame, frames.FRAME_SIZE)", "pass"),
+    Mutant("core/memory.py", "at = Va(u64(va(base)) & ~(line - 1))\n    end = va(base) + size", "at = Va(u64(va(base)) & ~(line - 1))\n    end = va(base) + size - line"),
+    Mutant("core/memory.py", "    dsb(\"sy\")\n", ""),
+    Mutant("core/lock.py", "return read_once(lock.taken) == 0 and exchange(lock.taken, 1) == 0", "return exchange(lock.taken, 1) == 0 or True"),
+    Mutant("core/host.py", "if abort.ISV != 0 and abort.WnR != 0 and abort.S1PTW == 0:", "if abort.ISV != 0 and abort.WnR != 0:"),
+)
+
+
+def tests_of(mutant: Mutant) -> list[str]:
+    return [f"tests/core/test_{name}.py" for name in TESTS[mutant.file]]
+
+
+if __name__ == "__main__":
+    score(MUTANTS, tests_of)
