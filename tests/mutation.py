@@ -53,14 +53,14 @@ def survives(mutant: Mutant, tests: Sequence[str], directory: Path) -> bool:
     return done.returncode == 0
 
 
-def score(mutants: Sequence[Mutant], tests_of: Callable[[Mutant], Sequence[str]]) -> None:
+def score(mutants: Sequence[Mutant], onlookers: Callable[[Mutant], Sequence[str]]) -> None:
     """Try all mutants, or those whose numbers are the program's arguments, and print who was noticed."""
     chosen = [int(number) for number in sys.argv[1:]] or range(len(mutants))
     survivors: list[int] = []
     for number in chosen:
         start = time.monotonic()
         with tempfile.TemporaryDirectory() as directory:
-            if survives(mutants[number], tests_of(mutants[number]), Path(directory)):
+            if survives(mutants[number], onlookers(mutants[number]), Path(directory)):
                 survivors.append(number)
         verdict = "SURVIVES" if number in survivors else "caught"
         print(f"{number:3} {verdict} {time.monotonic() - start:5.1f} s  {mutants[number].old[:60]!r}", flush=True)

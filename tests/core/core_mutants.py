@@ -165,9 +165,9 @@ MUTANTS = (
 )
 
 
-def tests_of(mutant: Mutant) -> list[str]:
+def onlookers(mutant: Mutant) -> list[str]:
     return [f"tests/core/test_{name}.py" for name in TESTS[mutant.file]]
 
 
 if __name__ == "__main__":
-    score(MUTANTS, tests_of)
+    score(MUTANTS, onlookers)

@@ -8,7 +8,7 @@ import random
 from pathlib import Path
 
 import pytest
-from core_mutants import MUTANTS, tests_of
+from core_mutants import MUTANTS, onlookers
 from mutation import survives
 
 SEED = int(os.environ.get("GZ_FUZZ_SEED", "1"))
@@ -22,4 +22,4 @@ def test_each_mutant_still_has_its_place() -> None:
 
 @pytest.mark.parametrize("number", sorted(random.Random(SEED).sample(range(len(MUTANTS)), 2)))
 def test_a_wrong_core_is_noticed(number: int, tmp_path: Path) -> None:
-    assert not survives(MUTANTS[number], tests_of(MUTANTS[number]), tmp_path), f"seed {SEED}: {MUTANTS[number]}"
+    assert not survives(MUTANTS[number], onlookers(MUTANTS[number]), tmp_path), f"seed {SEED}: {MUTANTS[number]}"

@@ -102,11 +102,11 @@ MUTANTS = (
 )  # fmt: skip
 
 
-def tests_of(mutant: Mutant) -> list[str]:
+def onlookers(mutant: Mutant) -> list[str]:
     """What looks at it, the most likely to notice first."""
     names = _SEMANTICS if "/emit/" in mutant.file else _RULES
     return [f"tests/metal/test_{name}.py" for name in names]
 
 
 if __name__ == "__main__":
-    score(MUTANTS, tests_of)
+    score(MUTANTS, onlookers)

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mutants import MUTANTS, tests_of
+from mutants import MUTANTS, onlookers
 from mutation import survives
 
 SEED = int(os.environ.get("GZ_FUZZ_SEED", "1"))
@@ -27,4 +27,4 @@ def test_each_mutant_still_has_its_place():
 @pytest.mark.parametrize("number", sorted(random.Random(SEED).sample(range(len(MUTANTS)), 3)))
 def test_a_wrong_compiler_is_noticed(number: int, tmp_path: Path):
     mutant = MUTANTS[number]
-    assert not survives(mutant, tests_of(mutant), tmp_path), f"seed {SEED}, mutant {number}: {mutant}"
+    assert not survives(mutant, onlookers(mutant), tmp_path), f"seed {SEED}, mutant {number}: {mutant}"
