@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from gz.arm64.gic import FRAME_SIZE, GICR_TYPER, MSI_TYPER, REDISTRIBUTOR_SIZE, SPURIOUS, Gicr, Gicv2m
 from gz.arm64.gic_interface import ICC_SGI1R_EL1
-from gz.arm64.insn import isb
+from gz.arm64.insn import isb, yield_
 from gz.arm64.sysreg import sysreg
 from gz.bits import Struct, Va, storage, u8, u16, u32, u64
 from gz.metal import export, fetch_add, mmio, peek8, peek16, peek32, peek64, poke8, poke16, poke32, poke64, read_once
@@ -42,11 +42,13 @@ _WITHIN = 500_000  # microseconds
 _QUIET = 20
 _ROUNDS = 64
 _POKES = 4096
+_TURNS = 8
 
 
 class Machine(Struct):
     cpus: u64
     served: u64  # interrupts that all CPUs have taken in `serve`
+    closed: u64  # CPUs in `close`
 
 
 MACHINE = storage(Machine)
@@ -55,7 +57,7 @@ MACHINE = storage(Machine)
 # Jobs of the other CPUs.
 
 
-OPEN_JOB, _TAKE_JOB, _SERVE_JOB, _KEEP_JOB, _POLL_JOB = range(5)
+OPEN_JOB, _TAKE_JOB, _SERVE_JOB, _KEEP_JOB, _POLL_JOB, _CLOSE_JOB = range(6)
 
 
 @export
@@ -67,6 +69,8 @@ def job(cpu: u64, number: u64) -> u64:
         return finish(take_within(_WITHIN))
     if number == _SERVE_JOB:
         return serve()
+    if number == _CLOSE_JOB:
+        return close()
     if number == _KEEP_JOB:
         return drop(take_within(_WITHIN))
     return finish(take_within(_QUIET))
@@ -90,6 +94,22 @@ def serve() -> u64:
             taken += 1
             fetch_add(MACHINE.served, 1)
     if finish(take_within(_QUIET)) != SPURIOUS:
+        taken += 1
+    return taken
+
+
+def close() -> u64:
+    """With its group disabled until the others have taken MANY; how many come afterwards."""
+    sysreg.ICC_IGRPEN1_EL1 = 0
+    isb()
+    fetch_add(MACHINE.closed, 1)
+    limit = cores.deadline(_WITHIN)
+    while read_once(MACHINE.served) < MANY and not cores.passed(limit):
+        yield_()
+    sysreg.ICC_IGRPEN1_EL1 = 1
+    isb()
+    taken: u64 = 0
+    while finish(take_within(_QUIET)) != SPURIOUS:
         taken += 1
     return taken
 
@@ -196,6 +216,12 @@ def rerouted_while_pending() -> u32:
     return verdict(holds)
 
 
+def others_run() -> None:
+    """An emulator may run one CPU after the other, and change at this instruction."""
+    for _ in range(_TURNS):
+        yield_()
+
+
 def one_of_n() -> u32:
     """Every one of many comes to exactly one CPU, whichever."""
     if MACHINE.cpus < 2:
@@ -208,6 +234,7 @@ def one_of_n() -> u32:
         cores.ask(cpu, _SERVE_JOB)
     for i in range(MANY):
         pend(SPI + i)
+        others_run()
     taken = serve()
     holds = True
     for cpu in range(1, MACHINE.cpus):
@@ -216,6 +243,35 @@ def one_of_n() -> u32:
         taken += cores.result(cpu)
     reset_block(MANY)
     return verdict(holds and taken == MANY)
+
+
+def one_of_n_to_who_listens() -> u32:
+    """Not to a CPU whose group is disabled; to one that enables it later."""
+    if MACHINE.cpus < 2:
+        return SKIP
+    reset_block(MANY)
+    MACHINE.served = 0
+    MACHINE.closed = 0
+    for cpu in range(1, MACHINE.cpus):
+        cores.ask(cpu, _CLOSE_JOB)
+    while read_once(MACHINE.closed) + 1 < MACHINE.cpus:
+        yield_()
+    sysreg.ICC_IGRPEN1_EL1 = 0
+    isb()
+    for i in range(MANY):
+        distributor().IROUTER[SPI + i] = 1 << 31
+        pend(SPI + i)
+        others_run()
+        if i == MANY // 2:
+            sysreg.ICC_IGRPEN1_EL1 = 1
+            isb()
+    taken = serve()
+    holds = taken == MANY
+    for cpu in range(1, MACHINE.cpus):
+        if not cores.wait(cpu) or cores.result(cpu) != 0:
+            holds = False
+    reset_block(MANY)
+    return verdict(holds)
 
 
 def deactivated_elsewhere() -> u32:
@@ -319,6 +375,7 @@ CHECKS = (
     ("routed", routed),
     ("rerouted while pending", rerouted_while_pending),
     ("one of n", one_of_n),
+    ("one of n to who listens", one_of_n_to_who_listens),
     ("deactivated elsewhere", deactivated_elsewhere),
     ("message", message),
     ("anything", anything),

@@ -230,7 +230,7 @@ class Interface:
         self.deactivated: list[int] = []  # physical interrupts
         jit.sysregs.ICH_VTR_EL2 = (registers - 1) | 4 << 26 | 4 << 29
         jit.on_read("ICH_ELRSR_EL2", self._empty)
-        jit.on_read("ICH_MISR_EL2", lambda: int(self.maintenance()))
+        jit.on_read("ICH_MISR_EL2", self.maintenance)
 
     def lr(self, n: int) -> int:
         return getattr(self.jit.sysregs, f"ICH_LR{n}_EL2")
@@ -292,9 +292,10 @@ class Interface:
                 return
         sysregs.ICH_HCR_EL2 += 1 << 27
 
-    def maintenance(self) -> bool:
-        """Is the maintenance interrupt asserted?"""
-        hcr = self.jit.sysregs.ICH_HCR_EL2
+    def maintenance(self) -> int:
+        """ICH_MISR_EL2: is the maintenance interrupt asserted, and what for?"""
+        hcr, vmcr = self.jit.sysregs.ICH_HCR_EL2, self.jit.sysregs.ICH_VMCR_EL2
+        enabled = vmcr & 1, vmcr >> 1 & 1
         states = [self.lr(n) >> 62 for n in range(self.registers)]
         ended = any(
             self.lr(n) >> 62 == 0 and self.lr(n) & self.LR_EOI and not self.lr(n) & self.HW
@@ -305,5 +306,9 @@ class Interface:
             hcr & self.UNDERFLOW and sum(map(bool, states)) <= 1,
             hcr & self.LRENP and hcr >> 27 & 0x1F,
             hcr & self.NPIE and 1 not in states,
+            hcr >> 4 & 1 and enabled[0],
+            hcr >> 5 & 1 and not enabled[0],
+            hcr >> 6 & 1 and enabled[1],
+            hcr >> 7 & 1 and not enabled[1],
         )
-        return bool(hcr & 1) and any(conditions)
+        return sum(bool(asserted) << n for n, asserted in enumerate(conditions)) if hcr & 1 else 0

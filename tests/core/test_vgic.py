@@ -442,6 +442,34 @@ def test_routing_and_one_of_n(machine: Guest) -> None:
     assert machine.take() == 50
 
 
+def test_one_of_n_goes_where_its_group_is_enabled(machine: Guest) -> None:
+    """Also if that changes while it waits, and to another vCPU when this one leaves the CPU with it."""
+    machine.start(2)
+    closed = 0xF8 << 24
+    machine.jit.sysregs.ICH_VMCR_EL2 = closed
+    machine.enable(50, edge=True)
+    machine.both("d", 0x6000 + 8 * 50, 8, 1 << 31)
+    machine.both("d", 0x204, 4, 1 << 18)
+    assert machine.interface.contents() == []
+    machine.unmask()
+    machine.settle()
+    assert machine.take() == machine.end() == 50
+    machine.both("d", 0x204, 4, 1 << 18)
+    assert len(machine.interface.contents()) == 1
+    machine.vcpus[1].gic.dirty = 0
+    machine.jit.sysregs.ICH_VMCR_EL2 = closed
+    machine.settle()
+    assert machine.interface.contents() == [] and machine.vcpus[1].gic.dirty == 1
+    machine.switch(1)
+    machine.unmask()
+    machine.settle()
+    assert machine.take() == machine.end() == 50
+    machine.both("d", 0x204, 4, 1 << 18)
+    machine.vcpus[0].gic.dirty = 0
+    machine.leave()
+    assert machine.vcpus[0].gic.dirty == 1
+
+
 def test_sgi_targets(machine: Guest) -> None:
     machine.start(count=4)
     machine.enable(1)

@@ -43,7 +43,8 @@ class Vgic(Struct):
 
     lock: Lock
     control: u32  # GICD_CTLR: the enable bits of both groups
-    busy: u32  # bit n: something in bank n of the INTID space may be pending or active
+    busy: u32  # bit n: something in bank n of the INTID space may be pending or active, or go to any CPU
+    shared: u32  # there has been an SPI for any CPU (1 of N)
     distributor: Ipa
     distributor_size: u64  # 0: none
     redistributors: Ipa  # frame of vCPU i: 0x20000 · i behind

@@ -15,7 +15,7 @@ import gz.core.timer as timer
 import gz.core.trace as trace
 import gz.core.vgic as vgic
 from gz.arm64.gic import PRIVATE_INTERRUPTS
-from gz.arm64.gic_interface import ICH_HCR_EL2, ICH_LR, ICH_VTR_EL2, LR_EOI, LrState
+from gz.arm64.gic_interface import ICH_HCR_EL2, ICH_LR, ICH_VMCR_EL2, ICH_VTR_EL2, LR_EOI, LrState
 from gz.arm64.sysreg import SysRegs, read, sysreg, write
 from gz.arm64.timer import TimerInterrupt
 from gz.bits import Held, u8, u32, u64
@@ -100,6 +100,8 @@ def save(vcpu: Vcpu) -> None:
     gic = vcpu.gic
     locked = vgic.acquire(vcpu)
     fold(vcpu, locked)
+    if locked.shared != 0:
+        vgic.offer(vcpu, locked)
     written = gic.written
     while written != 0:
         write_register(count_trailing_zeros(written), 0)
@@ -246,7 +248,31 @@ def candidates(vcpu: Vcpu, locked: Held[Vgic], number: u32) -> u32:
     if spis is None:
         return 0
     bank = spis.banks[number - 1]
-    return vgic.ready(locked, bank) & (vcpu.gic.routed[number] | bank.any)
+    here = vcpu.gic.routed[number]
+    if bank.any != 0:
+        here |= bank.any & _listened(vcpu, bank)
+    return vgic.ready(locked, bank) & here
+
+
+@noinline
+def _listened(vcpu: Vcpu, bank: Bank) -> u32:
+    """Those of a bank whose group the CPU interface has enabled: one for any CPU goes where it is signalled."""
+    vmcr = ICH_VMCR_EL2(vcpu.gic.vmcr)
+    if vcpu.gic.loaded != 0:
+        vmcr = ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2)
+    groups: u32 = 0
+    if vmcr.VENG1 != 0:
+        groups = bank.group1
+    if vmcr.VENG0 != 0:
+        groups |= ~bank.group1
+    return groups
+
+
+@cold
+def _group_changes() -> u64:
+    """ICH_HCR_EL2: what is for any CPU is looked at again when this one's groups are enabled or disabled."""
+    vmcr = ICH_VMCR_EL2(sysreg.ICH_VMCR_EL2)
+    return ICH_HCR_EL2(VGrp0EIE=vmcr.VENG0 ^ 1, VGrp0DIE=vmcr.VENG0, VGrp1EIE=vmcr.VENG1 ^ 1, VGrp1DIE=vmcr.VENG1)
 
 
 @inline
@@ -335,12 +361,15 @@ def _choose(vcpu: Vcpu, locked: Held[Vgic]) -> u64:
     for i in range(gic.best_count):
         intid = gic.best[i] & 0xFFFF
         _list(vcpu, locked, bank_of(vcpu, intid), intid)
+    control = ICH_HCR_EL2(_ENABLED)
+    if locked.shared != 0:
+        control = ICH_HCR_EL2(_ENABLED | _group_changes())
     if total == gic.best_count:
-        return _ENABLED
+        return control
     gic.stale = 1  # EOIcount is looked at by fold
     for number in range(32):
         pending_left |= candidates(vcpu, locked, u32(number))
-    return _ENABLED.replace(NPIE=1 if pending_left != 0 else 0, LRENPIE=1)
+    return control.replace(NPIE=1 if pending_left != 0 else 0, LRENPIE=1)
 
 
 def _gather(vcpu: Vcpu, locked: Held[Vgic], capacity: u32) -> u32:
@@ -395,9 +424,9 @@ def _insert(gic: VcpuGic, key: u32, capacity: u32) -> None:
 
 @inline
 def _settle(locked: Held[Vgic], number: u32) -> None:
-    """Forget a bank in which nothing happens."""
+    """Forget a bank in which nothing happens, unless some of it may go to any CPU."""
     spis = locked.spis
     if spis is not None:
         bank = spis.banks[number - 1]
-        if vgic.pending(bank) | bank.active == 0:
+        if vgic.pending(bank) | bank.active | bank.any == 0:
             locked.busy &= ~(u32(1) << number)

@@ -23,7 +23,7 @@ import gz.core.vm as vms
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
 from gz.arm64.gic import INTERRUPTS_MAX, PRIVATE_INTERRUPTS, REDISTRIBUTOR_SIZE
-from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICH_VMCR_EL2
+from gz.arm64.gic_interface import ICC_SGI1R_EL1, ICH_MISR_EL2, ICH_VMCR_EL2
 from gz.arm64.insn import wfi, yield_
 from gz.arm64.sysreg import sysreg
 from gz.bits import Held, Ipa, i64, u32, u64
@@ -130,6 +130,7 @@ def route(vm: Vm, locked: Held[Vgic], spis: Spis, intid: u32, value: u32) -> Non
     bit = u32(1) << (intid % BANK)
     if value & ROUTE_ANY != 0:
         bank.any |= bit
+        locked.shared = 1
     else:
         bank.any &= ~bit
     for i in range(VCPUS):
@@ -185,6 +186,19 @@ def notify(vm: Vm, locked: Held[Vgic], number: u32, changed: u32, own: Vcpu | No
                 poke(vcpu, locked, own)
             elif waiting & (vcpu.gic.routed[number] | everyone) != 0:
                 poke(vcpu, locked, own)
+
+
+@cold
+def offer(vcpu: Vcpu, locked: Held[Vgic]) -> None:
+    """SPIs for any CPU that this one, on which it runs, does not take after all."""
+    spis = locked.spis
+    if spis is None:
+        return
+    remaining = locked.busy & ~u32(1)
+    while remaining != 0:
+        number = count_trailing_zeros(remaining)
+        remaining &= remaining - 1
+        notify(vcpu.vm, locked, number, spis.banks[number - 1].any, vcpu)
 
 
 # Sources.
@@ -301,13 +315,17 @@ def flush(vcpu: Vcpu) -> None:
 
 @cold
 def maintenance(vcpu: Vcpu) -> bool:
-    """The GIC's maintenance interrupt: a level ended, or there is room for more.  False: neither, it isn't ours."""
-    if sysreg.ICH_MISR_EL2 == 0:
+    """The GIC's maintenance interrupt: a level ended, there is room for more, or a group was enabled or disabled.
+    False: none of them, it isn't ours."""
+    reasons = ICH_MISR_EL2(sysreg.ICH_MISR_EL2)
+    if reasons == 0:
         return False
     locked = acquire(vcpu)
     list_registers.fold(vcpu, locked)
     timer.resample(vcpu, locked)
     counters.resample(vcpu, locked)
+    if reasons.VGrp0D | reasons.VGrp1D != 0:
+        offer(vcpu, locked)
     list_registers.fill(vcpu, locked)
     release(locked)
     return True

@@ -83,6 +83,7 @@ def reset(vm: Vm) -> None:
     gic = vm.vgic
     gic.control = 0
     gic.busy = 0
+    gic.shared = 0
     spis = gic.spis
     if spis is not None:
         for i in range(SPI_BANKS):
