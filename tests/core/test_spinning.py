@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import random
 from typing import Any
 
 import pytest
@@ -122,4 +123,29 @@ def test_who_is_gone_does_not_wait(host: Host) -> None:
     host.good(Call.DESTROY_VCPU, vmid << 16 | 1)
     assert host.vm(vmid).waiting == 0
     interrupt(host, enter_guest(host, vmid, 0))
+    finish(host)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_bound_whatever_happens(host: Host, seed: int) -> None:
+    """Of interrupts and WFEs in any order: no vCPU gives way twice between two interrupts of its
+    own, and the VM knows how many of its vCPUs wait."""
+    chance = random.Random(seed)
+    vmid = make_vm(host)
+    turn_on(host, vmid)
+    gave = [0, 0]
+    for step in range(200):
+        index = chance.randrange(2)
+        below = enter_guest(host, vmid, index)
+        while traps(host) and chance.random() < 0.7:
+            if wfe(host, below):
+                gave[index] += 1
+                assert gave[index] == 1, (seed, step)
+                below = 0
+                break
+        if below != 0:
+            interrupt(host, below)
+            gave[index] = 0
+        waiting = sum(vcpu(host, vmid, i).taken != 0 for i in range(2))
+        assert host.vm(vmid).waiting == waiting, (seed, step)
     finish(host)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from gz.core.vm import Vm
 
 VCPUS = 8  # affinity 0.0.0.index each
+_ALL_VCPUS = (1 << VCPUS) - 1
 #: Vm.quirks: IRQ_LINE numbers from 32 on are INTIDs and not SPI indices (gzvm ABI 3.1).
 QUIRK_INTID = 1 << 0
 
@@ -260,14 +261,15 @@ def send_sgi(vcpu: Vcpu, value: u64, group1: bool) -> None:
     elif request.Aff1 != 0 or request.Aff2 != 0 or request.Aff3 != 0 or request.RS != 0:
         return
     locked = acquire(vcpu)
-    for i in range(VCPUS):
-        if targets >> u32(i) & 1 != 0:
-            target = vcpu.vm.vcpus[i]
-            if target is not None:
-                bank = target.gic.private
-                if group1 or bank.group1 & bit == 0:
-                    bank.latch |= bit
-                    poke(target, locked, vcpu)
+    targets &= _ALL_VCPUS
+    while targets != 0:
+        target = vcpu.vm.vcpus[count_trailing_zeros(targets)]
+        targets &= targets - 1
+        if target is not None:
+            bank = target.gic.private
+            if group1 or bank.group1 & bit == 0:
+                bank.latch |= bit
+                poke(target, locked, vcpu)
     release(locked)
 
 
