@@ -14,7 +14,7 @@ STATES = {
 }
 TRANSITION_CAUSES = {
     Transition.LEND: "SET_MEMREGION, MAP_GUEST, MAP_GUEST_BLOCK: memory that stays shared",
-    Transition.TAKE_BACK: "DESTROY_VM; MEM_RELINQUISH, after wiping",
+    Transition.TAKE_BACK: "DESTROY_VM; ENABLE_CAP 0x9281; MEM_RELINQUISH, after wiping",
     Transition.SHARE: "CREATE_VCPU, ENABLE_CAP 0x9201, and every call that names a buffer",
     Transition.UNSHARE: "the end of what SHARE was for",
     Transition.KEEP: "boot: image, frames, this table",

@@ -20,7 +20,7 @@ from gz.abi.devices import DeviceType
 from gz.abi.errors import Error
 from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent, Watch
 from gz.abi.guest import PtpCounter, VendorCall, VendorStatus
-from gz.abi.memory import Purpose
+from gz.abi.memory import Access, Purpose
 
 ROOT = Path(__file__).parents[2]
 _SMALL = 0xFF  # such numbers may stand there for something else
@@ -34,6 +34,7 @@ PROTECTED = "tests/core/test_protected.py"
 FIRMWARE = "tests/core/test_firmware.py"
 VM = "tests/driver/test_vm.py"
 WATCHED = "payloads/watched.py"
+ACCESS = "tests/core/test_memory_access.py"
 DRIVER = "payloads/driver.py"
 """Plays the generations of the kernel's driver; tests/payloads/test_driver.py looks at what it saw."""
 
@@ -89,6 +90,10 @@ PLAYED: tuple[tuple[Any, ...], ...] = (
     *((code, "tests/payloads/test_exceptions.py", "HEARD") for code in ExceptionCode if 1 < code < 6),
     *((kind, WATCHED, "ALL") for kind in Watch),
     (Capability.WATCH_EXCEPTIONS, WATCHED, "watch"),
+    (Capability.MEMORY_ACCESS, ACCESS, "change", "MEMORY_ACCESS"),
+    (Access.READ_WRITE, ACCESS, "test_the_numbers", "READ_WRITE"),
+    (Access.READ_ONLY, ACCESS, "test_the_numbers", "READ_ONLY"),
+    (Access.NONE, ACCESS, "test_the_numbers", "NONE"),
     (ExitReason.DEBUG, WATCHED, "serve"),
     (SystemEvent.SHUTDOWN, DRIVER, "event"),
     (SystemEvent.RESET, DRIVER, "event"),

@@ -14,7 +14,7 @@ from gz.abi.capabilities import Capability
 from gz.abi.devices import DeviceRequest
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, MAILBOX_SIZE, REGION_BUFFER_SIZE, MemoryRegion
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, MAILBOX_SIZE, REGION_BUFFER_SIZE, Access, MemoryRegion
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, RunPage
 from gz.driver.interface import INTERRUPTED
 
@@ -81,6 +81,7 @@ class FakeCore:
     slots: dict[int, tuple[int, int]] = field(default_factory=dict[int, tuple[int, int]])
     mapped: dict[int, int] = field(default_factory=dict[int, int])
     """gfn to pfn."""
+    access: dict[int, int] = field(default_factory=dict[int, int])
     devices: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
     registers: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     lines: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
@@ -112,8 +113,19 @@ class FakeCore:
                 granule, self._mailbox = arguments
                 assert granule == BLOCK_SIZE and self._mailbox % PAGE_SIZE == 0
                 self.pages.at(self._mailbox, MAILBOX_SIZE)
+            case Capability.MEMORY_ACCESS:
+                return self._change_access(*arguments)
             case _:
                 return refuse(Error.NOT_SUPPORTED)
+
+    def _change_access(self, slot: int, access: int, first: int) -> tuple[int, int, int, int]:
+        """In steps of a block."""
+        gpa, size = self.slots[slot]
+        assert 0 <= first < size // PAGE_SIZE and first % BLOCK_PAGES == 0
+        self.access[slot] = access
+        for gfn in range(gpa // PAGE_SIZE + first, gpa // PAGE_SIZE + first + BLOCK_PAGES):
+            self.mapped.pop(gfn, None)
+        return 0, first + BLOCK_PAGES, 0, 0
 
     def memregion_purpose(self, vmid: int, gpa: int, size: int, purpose: int) -> None:
         assert vmid == VMID and purpose == 1
@@ -147,6 +159,7 @@ class FakeCore:
 
     def map_guest_block(self, vmid: int, slot: int, gfn: int, count: int) -> None:
         assert vmid == VMID and 0 < count <= (self.block_batch or BLOCK_PAGES)
+        assert self.access.get(slot) != Access.NONE
         gpa, size = self.slots[slot]
         assert gpa <= gfn * PAGE_SIZE and (gfn + count) * PAGE_SIZE <= gpa + size
         frames = self.pages.at(self._mailbox, MAILBOX_SIZE).cast("Q")

@@ -29,6 +29,7 @@ TARGET = 5
 SHARED_SIZE = 0x2000
 FEATURES = {0b0100, 0b0101}
 PAGE_SIZE = 0x1000
+READONLY = 2  # linux/kvm.h, KVM_MEM_READONLY
 
 
 def fail(number: int) -> OSError:
@@ -57,6 +58,7 @@ class FakeKernel:
     address_bits: int | None = None
     enabled: list[int] = field(default_factory=list[int])
     slots: dict[int, tuple[int, int, int]] = field(default_factory=dict[int, tuple[int, int, int]])
+    flags: dict[int, int] = field(default_factory=dict[int, int])
     vcpus: dict[int, int] = field(default_factory=dict[int, int])
     """File of a vCPU to its features, once it has some."""
     registers: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
@@ -131,8 +133,13 @@ class FakeKernel:
 
     def vm_set_user_memory_region(self, file: int, argument: bytearray) -> None:
         region = IoctlMemoryRegion.view(argument)
-        assert not region.flags and not (region.gpa | region.memory_size | region.user_address) % PAGE_SIZE
+        assert not region.flags & ~READONLY and not (region.gpa | region.memory_size | region.user_address) % PAGE_SIZE
+        if region.memory_size == 0:
+            del self.slots[region.slot]
+            return
+        assert region.slot not in self.slots, "the flags of a slot never change"
         self.slots[region.slot] = region.gpa, region.memory_size, region.user_address
+        self.flags[region.slot] = region.flags
 
     def vm_create_device(self, file: int, argument: bytearray) -> None:
         device = KvmCreateDevice.view(argument)

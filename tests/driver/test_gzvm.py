@@ -22,7 +22,7 @@ from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.device import IoctlEnableCap, IoctlIoeventfd, IoctlIrqfd, IoctlIrqLine, IoctlMemoryRegion, IoctlOneReg
 from gz.abi.devices import DISTRIBUTOR_SIZE, DeviceRequest, DeviceType
 from gz.abi.exits import ExitReason
-from gz.abi.memory import BLOCK_SIZE, SLOTS_MAX, Purpose
+from gz.abi.memory import BLOCK_SIZE, SLOTS_MAX, Access, Purpose
 from gz.abi.run import RunPage
 from gz.bits.view import address_of
 from gz.driver import gzvm_run
@@ -110,6 +110,7 @@ def test_set_up_in_the_drivers_words(driver: FakeDriver) -> None:
     vm = GzvmVm(driver, SYSTEM)
     view = vm.add_memory(0, RAM, BLOCK_SIZE, Purpose.GUEST_MEMORY)
     vm.create_device(DeviceType.VGICV3_DISTRIBUTOR, 0x800_0000, DISTRIBUTOR_SIZE)
+    assert not vm.set_access(0, Access.READ_ONLY) and vm.set_access(0, Access.READ_WRITE)
     vcpu = vm.create_vcpu(1)
     vcpu.set_register(registers.PC, 0x1234_5678_9ABC)
     vm.set_dtb(RAM, 0x1000)

@@ -18,7 +18,7 @@ from gz.abi import registers
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
 from gz.abi.exits import ExitReason, SystemEvent
 from gz.abi.kvm import KvmCapability, KvmExit, KvmRequest, KvmRun, VgicAddress
-from gz.abi.memory import BLOCK_SIZE, Purpose
+from gz.abi.memory import BLOCK_SIZE, Access, Purpose
 from gz.abi.run import RunPage
 from gz.driver import kvm_run
 from gz.driver.interface import INTERRUPTED, DriverError
@@ -111,6 +111,16 @@ def test_stolen_time_lies_where_the_core_has_it(kernel: FakeKernel, limit: int, 
     assert window[:2] == (end - 0x1_0000, 0x1_0000)
     assert list(kernel.records.values()) == [end - 0x1_0000 + 64 * index for index in (1, 2)]
     vm.close()
+
+
+def test_access_to_a_slot(kernel: FakeKernel) -> None:
+    vm = KvmVm(kernel, SYSTEM)
+    vm.add_memory(1, RAM, BLOCK_SIZE, Purpose.NONE)
+    writable = kernel.slots[1]
+    for wanted in (Access.READ_ONLY, Access.NONE, Access.NONE, Access.READ_ONLY, Access.READ_WRITE):
+        assert vm.set_access(1, wanted)
+        assert kernel.slots.get(1) == (None if wanted == Access.NONE else writable)
+        assert wanted == Access.NONE or kernel.flags[1] == (2 if wanted == Access.READ_ONLY else 0)
 
 
 def test_the_interrupt_controller_is_ready_after_the_vcpus(kernel: FakeKernel) -> None:

@@ -18,7 +18,7 @@ from gz.abi.devices import DeviceType
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
 from gz.abi.guest import VendorCall
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, Purpose
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, Access, Purpose
 from gz.abi.run import HwState, RunPage
 from gz.driver.interface import INTERRUPTED, CallError
 from gz.driver.shared import Shared
@@ -100,6 +100,22 @@ def test_a_fault_maps_its_block(core: FakeCore, batch: int) -> None:
     first = core.pages.blocks["slot0"].physical(BLOCK_SIZE) >> 12
     gfn = (RAM + BLOCK_SIZE) >> 12
     assert core.mapped == {gfn + i: first + i for i in range(BLOCK_PAGES)}
+
+
+def test_access_to_a_slot(core: FakeCore) -> None:
+    """A fault that another vCPU's change has overtaken is left to the guest, which tries again."""
+    vm = make(core)
+    vm.add_memory(1, RAM, 3 * BLOCK_SIZE, Purpose.GUEST_MEMORY)
+    vcpu = vm.create_vcpu(0)
+    core.script[0] = [fault(RAM + offset) for offset in (0, 2 * BLOCK_SIZE)]
+    assert vcpu.enter() == ExitReason.SHUTDOWN and len(core.mapped) == 2 * BLOCK_PAGES
+    assert vm.set_access(1, Access.NONE)
+    assert core.mapped == {} and core.access == {1: 2}
+    core.script[0] = [fault(RAM)]
+    assert vcpu.enter() == ExitReason.SHUTDOWN and core.mapped == {}
+    assert vm.set_access(1, Access.READ_ONLY)
+    core.script[0] = [fault(RAM)]
+    assert vcpu.enter() == ExitReason.SHUTDOWN and len(core.mapped) == BLOCK_PAGES
 
 
 def test_faults_that_are_not_the_drivers_go_to_the_vmm(core: FakeCore) -> None:

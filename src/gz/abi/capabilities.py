@@ -20,6 +20,9 @@ class Capability(IntEnum):
     """Answer: pages per DESTROY_VM call; a power of two."""
     WATCH_EXCEPTIONS = 0x9280
     """x3 = a set of :class:`gz.abi.exits.Watch`, 0 for none. Ours: the kernel's driver does not pass it on."""
+    MEMORY_ACCESS = 0x9281
+    """x3 = slot, x4 = :class:`gz.abi.memory.Access`, x5 = a page of the slot to begin at. Answer: the page to go on at
+    with the next call, the slot's number of pages once all are done. Ours: the kernel's driver does not pass it on."""
     PROTECTED_VM = 0xFFBA_DAB1
     """x3 = :class:`ProtectedVm`."""
 

@@ -23,6 +23,15 @@ class Purpose(IntEnum):
     STATIC_SWIOTLB = 4
 
 
+class Access(IntEnum):
+    """What a guest does in a slot without its VMM (x4 of capability MEMORY_ACCESS); all else there is an MMIO exit."""
+
+    READ_WRITE = 0
+    READ_ONLY = 1
+    """Loads and fetches."""
+    NONE = 2
+
+
 class MemoryRegion(Struct):
     """Head of the SET_MEMREGION buffer; the constituents follow it."""
 

@@ -347,6 +347,11 @@ def _enable_cap(context: Context, vm: Held[Vm]) -> i64:
         status = watching.enable(vm, context.x[3])
         if status != Error.NO_ERROR:
             return status
+    elif capability == Capability.MEMORY_ACCESS:
+        status, following = slots.set_access(vm, context.x[3], context.x[4], context.x[5])
+        if status == Error.NO_ERROR:
+            context.x[1] = following
+        return status
     elif capability == Capability.PROTECTED_VM:
         return _enable_protection(context, vm)
     elif capability == Capability.QUERY_BLOCK_BATCH or capability == Capability.QUERY_DESTROY_BATCH:

@@ -65,6 +65,7 @@ def publish(vcpu: Vcpu) -> None:
         write_hwstate(vcpu)
 
 
+@inline
 def mmio(vcpu: Vcpu) -> Outcome:
     """`vcpu.access` is for the VMM; a store counts as done from here on, a load at the next RUN."""
     access = vcpu.access

@@ -21,9 +21,18 @@ import gz.core.trace as trace
 import gz.core.vgic as vgic
 import gz.core.vm as vms
 from gz.abi.errors import Error
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, CONSTITUENTS_MAX, SLOTS_MAX, Constituent, MemoryRegion, Purpose
+from gz.abi.memory import (
+    BLOCK_PAGES,
+    BLOCK_SIZE,
+    CONSTITUENTS_MAX,
+    SLOTS_MAX,
+    Access,
+    Constituent,
+    MemoryRegion,
+    Purpose,
+)
 from gz.abi.run import PAGE_SIZE
-from gz.arm64.descriptors import PAGE_SHIFT, VALID
+from gz.arm64.descriptors import BLOCK_SHIFT, PAGE_SHIFT, VALID
 from gz.arm64.stolen_time import WINDOW_SIZE
 from gz.bits import Array, Held, Ipa, Pa, Struct, Va, i64, u32, u64
 from gz.core.platform import machine
@@ -40,6 +49,7 @@ from gz.metal import (
     store_release,
     unroll,
     view,
+    write_once,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +69,8 @@ class Slot(Struct):
     base: Ipa
     page_count: u64  # 0: not declared; written last
     mapped: u64  # pages of it that the guest has
-    purpose: u64
+    purpose: u32
+    access: u32  # an Access
 
 
 class Announcement(Struct):
@@ -80,6 +91,18 @@ def find(vm: Vm, ipa: Ipa) -> Slot | None:
         if ipa >= slot.base and (ipa - slot.base) >> PAGE_SHIFT < count:
             return slot
     return None
+
+
+@inline
+def backs(vm: Vm, ipa: Ipa) -> bool:
+    """There is a slot whose memory the guest reaches."""
+    slot = find(vm, ipa)
+    return slot is not None and read_once(slot.access) != Access.NONE
+
+
+@inline
+def is_read_only(slot: Slot) -> bool:
+    return read_once(slot.access) == Access.READ_ONLY
 
 
 @inline
@@ -143,7 +166,7 @@ def _declare(vm: Held[Vm], number: u32, base: Ipa, page_count: u64, purpose: u64
     if slot.page_count != 0 and vm.protected != 0 and slot.purpose != purpose:
         return Error.INVALID_ARGS
     if slot.page_count != 0 and slot.base == base and slot.page_count == page_count:
-        slot.purpose = purpose
+        slot.purpose = u32(purpose)
         return Error.NO_ERROR
     if slot.page_count == 0 or vm.protected == 0:
         return _place(vm, number, base, page_count, purpose)
@@ -163,8 +186,45 @@ def _place(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i64
         return Error.INVALID_ARGS
     store_release(slot.page_count, 0)
     slot.base = base
-    slot.purpose = purpose
+    slot.purpose = u32(purpose)
+    slot.access = Access.READ_WRITE
     store_release(slot.page_count, page_count)
+    return Error.NO_ERROR
+
+
+def set_access(vm: Held[Vm], number: u64, access: u64, first: u64) -> tuple[i64, u64]:
+    """From its page `first` on the slot becomes `access`: what is mapped there goes back to the host, in steps of a
+    block, and comes again when the guest asks for it. Gives the page to go on at.
+    """
+    if number >= SLOTS_MAX or access > Access.NONE:
+        return Error.INVALID_ARGS, 0
+    slot = vm.slots[number]
+    if first >= slot.page_count or is_private(vm, slot):
+        return Error.INVALID_ARGS, 0
+    previous = slot.access
+    write_once(slot.access, u32(access))
+    end = slot.base + (slot.page_count << PAGE_SHIFT)
+    at = slot.base + (first << PAGE_SHIFT)
+    while at < end:
+        entry, shift = stage2.find(vm.stage2, at)
+        following = min(stage2.after(at, max(shift, BLOCK_SHIFT)), end)
+        if peek64(entry) != 0 or shift == PAGE_SHIFT:
+            error = _withhold(vm, slot, at, following - at)
+            if error != Error.NO_ERROR:
+                write_once(slot.access, previous)
+            return error, (following - slot.base) >> PAGE_SHIFT
+        at = following
+    return Error.NO_ERROR, slot.page_count
+
+
+def _withhold(vm: Held[Vm], slot: Slot, base: Ipa, size: u64) -> i64:
+    error, gone = stage2.revoke(vm.stage2, base, size)
+    if error != Error.NO_ERROR:
+        return error
+    _cancel(vm, slot, base, size >> PAGE_SHIFT)
+    slot.mapped -= gone >> PAGE_SHIFT
+    vm.lent_count -= gone >> PAGE_SHIFT
+    trace.record_here(Event.UNMAP, vm.vmid << 16, u64(base), size)
     return Error.NO_ERROR
 
 
@@ -337,7 +397,11 @@ def _reserve(vm: Held[Vm], slot: Slot, ipa: Ipa, pa: Pa, page_count: u64) -> i64
     if u64(pa) & (PAGE_SIZE - 1) != 0:
         return Error.INVALID_ARGS
     size = page_count << PAGE_SHIFT
+    if slot.access == Access.NONE:
+        return Error.INVALID_ARGS
     attributes = stage2.guest_memory()
+    if slot.access == Access.READ_ONLY:
+        attributes &= ~u64(stage2.WRITABLE)
     done: u64 = 0
     while done < size:
         error, span, new = stage2.reserve(vm.stage2, ipa + done, pa + done, size - done, attributes)

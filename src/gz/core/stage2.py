@@ -54,6 +54,8 @@ from gz.metal import cold, inline, peek64, poke64, unroll
 NORMAL = int(Leaf(AF=1, SH=Shareability.INNER, S2AP=S2AP.READ_WRITE, MemAttr=MemAttr.NORMAL_WRITE_BACK))
 #: The same where HCR_EL2.FWB makes every access so, whatever stage 1 says.
 FORCED_NORMAL = int(Leaf(AF=1, SH=Shareability.INNER, S2AP=S2AP.READ_WRITE, MemAttr=MemAttrFwb.NORMAL_WRITE_BACK))
+#: In both: what the guest may write to.
+WRITABLE = int(Leaf(S2AP=S2AP.WRITE))
 DEVICE = int(Leaf(AF=1, XN=2, S2AP=S2AP.READ_WRITE, MemAttr=MemAttr.DEVICE_nGnRE))
 
 #: In a valid leaf of the host's, which the CPU ignores: it is about to go, so its table stays.
@@ -320,6 +322,28 @@ def commit(s: Stage2, ipa: Ipa, size: u64) -> u64:
     dsb("ishst")
     isb()
     return made
+
+
+def revoke(s: Stage2, ipa: Ipa, size: u64) -> tuple[i64, u64]:
+    """The opposite of `commit`: the valid leaves in [ipa, ipa + size) are reserved ones afterwards, and in no TLB.
+
+    Gives their bytes. NO_MEMORY: a block had to be split; no effect.
+    """
+    end = ipa + size
+    if not _split(s, ipa) or not _split(s, end):
+        return Error.NO_MEMORY, 0
+    gone: u64 = 0
+    at = ipa
+    while at < end:
+        entry, shift = find(s, at)
+        descriptor = peek64(entry)
+        if descriptor & VALID != 0:
+            poke64(entry, descriptor & ~u64(VALID))
+            gone += u64(1) << shift
+        at = after(at, shift)
+    if gone != 0:
+        flush(s)
+    return Error.NO_ERROR, gone
 
 
 def unmap(s: Stage2, ipa: Ipa, size: u64) -> i64:

@@ -14,7 +14,6 @@ import gz.core.memory as memory
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
 from gz.abi.errors import Error
-from gz.arm64.descriptors import S2AP
 from gz.arm64.descriptors import Stage2 as Leaf
 from gz.arm64.stolen_time import RECORD_SIZE, StolenTime
 from gz.arm64.sysreg import sysreg
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from gz.core.vcpu import Vcpu
     from gz.core.vm import Vm
 
-_WRITABLE = int(Leaf(S2AP=S2AP.WRITE))
 _NEVER_EXECUTED = int(Leaf(XN=2))
 _NANOSECONDS = 1_000_000_000
 
@@ -76,7 +74,7 @@ def _create(vm: Held[Vm]) -> None:
     if frame == 0:
         return
     memory.clean(frame, frames.FRAME_SIZE)  # what was there before is nothing for a guest with its caches off
-    attributes = (stage2.guest_memory() & ~u64(_WRITABLE)) | _NEVER_EXECUTED
+    attributes = (stage2.guest_memory() & ~u64(stage2.WRITABLE)) | _NEVER_EXECUTED
     if stage2.map(vm.stage2, slots.stolen_time(), frame, frames.FRAME_SIZE, attributes) != Error.NO_ERROR:
         frames.free(frame)
         return

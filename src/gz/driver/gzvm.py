@@ -31,7 +31,7 @@ from gz.abi.device import (
     IrqType,
 )
 from gz.abi.devices import DeviceRequest, DeviceType
-from gz.abi.memory import BLOCK_SIZE, SLOTS_MAX, Purpose
+from gz.abi.memory import BLOCK_SIZE, SLOTS_MAX, Access, Purpose
 from gz.abi.registers import RegisterId
 from gz.abi.run import PAGE_SIZE, RunPage
 from gz.bits.view import address_of
@@ -162,6 +162,9 @@ class GzvmVm:
         self.request("SET_USER_MEMORY_REGION", device.SET_USER_MEMORY_REGION, region)
         self._slots.add(slot)
         return block.view
+
+    def set_access(self, slot: int, access: Access) -> bool:
+        return access == Access.READ_WRITE
 
     def create_device(self, kind: DeviceType, base: int, size: int) -> None:
         request = filled(DeviceRequest, type=kind, base=base, window_size=size)

@@ -9,7 +9,7 @@ from typing import Protocol
 from gz.abi.calls import Call
 from gz.abi.devices import DeviceType
 from gz.abi.errors import Error, errno_of, status
-from gz.abi.memory import Purpose
+from gz.abi.memory import Access, Purpose
 
 INTERRUPTED = 0
 """`Vcpu.enter` came back because of `Vcpu.kick`."""
@@ -65,6 +65,11 @@ class Vm(Protocol):
 
     def add_memory(self, slot: int, gpa: int, size: int, purpose: Purpose) -> memoryview:
         """Gives the guest `size` bytes at `gpa`, both multiples of 2 MiB; they come writable, all zero."""
+        ...
+
+    def set_access(self, slot: int, access: Access) -> bool:
+        """What the guest does in the slot by itself from now on, its vCPUs running or not; what it may not is an MMIO
+        exit. False: this carrier cannot, and the slot stays as it is."""
         ...
 
     def create_device(self, kind: DeviceType, base: int, size: int) -> None: ...

@@ -36,7 +36,7 @@ from gz.abi.kvm import (
     VgicGroup,
 )
 from gz.abi.kvm import KvmRequest as Request
-from gz.abi.memory import BLOCK_SIZE, SLOTS_MAX, Purpose
+from gz.abi.memory import BLOCK_SIZE, SLOTS_MAX, Access, Purpose
 from gz.arm64.stolen_time import RECORD_SIZE, WINDOW_SIZE
 from gz.driver.interface import DriverError
 from gz.driver.kernel import Kernel, KvmError, Linux, filled
@@ -47,6 +47,8 @@ from gz.driver.vcpu import install_kick
 ADDRESS_BITS = 40
 """Of guest-physical addresses, if the CPU has so many: what the core gives guests too."""
 FIRST_SPI = 32
+READONLY = 1 << 1
+"""Of KVM_SET_USER_MEMORY_REGION's flags: stores are MMIO exits."""
 RECORDS = SLOTS_MAX
 """The slot of the vCPUs' records of stolen time, behind those for memory."""
 WINDOWS = {
@@ -64,7 +66,7 @@ class KvmVm:
         self._files = [system]
         self._vgic: int | None = None
         self._blocks: list[AnonymousBlock] = []
-        self._slots: set[int] = set()
+        self._slots: dict[int, tuple[bytearray, Access]] = {}
         self._vcpus: dict[int, KvmVcpu] = {}
         self._ready = False
         self._setup = threading.Lock()
@@ -99,8 +101,23 @@ class KvmVm:
         self._blocks.append(block)
         region = filled(IoctlMemoryRegion, slot=slot, gpa=gpa, memory_size=size, user_address=block.address)
         self.request(Request.SET_USER_MEMORY_REGION, region, self._vm)
-        self._slots.add(slot)
+        self._slots[slot] = region, Access.READ_WRITE
         return block.view
+
+    def set_access(self, slot: int, access: Access) -> bool:
+        """The kernel changes no slot but by its end and another one in its place."""
+        region, previous = self._slots[slot]
+        view = IoctlMemoryRegion.view(region)
+        size = view.memory_size
+        if previous != Access.NONE:
+            view.memory_size = 0
+            self.request(Request.SET_USER_MEMORY_REGION, region, self._vm)
+            view.memory_size = size
+        if access != Access.NONE:
+            view.flags = READONLY if access == Access.READ_ONLY else 0
+            self.request(Request.SET_USER_MEMORY_REGION, region, self._vm)
+        self._slots[slot] = region, access
+        return True
 
     def create_device(self, kind: DeviceType, base: int, size: int) -> None:
         which, expected = WINDOWS[kind]

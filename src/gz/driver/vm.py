@@ -18,6 +18,7 @@ from gz.abi.memory import (
     MAILBOX_SIZE,
     REGION_BUFFER_SIZE,
     SLOTS_MAX,
+    Access,
     MemoryRegion,
     Purpose,
 )
@@ -31,7 +32,7 @@ from gz.driver.shared import Shared
 from gz.driver.vcpu import DoorbellVcpu, install_kick
 
 
-@dataclass(frozen=True)
+@dataclass
 class Slot:
     """A declared memory slot and the block behind it."""
 
@@ -39,6 +40,7 @@ class Slot:
     gpa: int
     size: int
     block: Block
+    access: Access = Access.READ_WRITE
 
 
 class DoorbellVm:
@@ -95,6 +97,16 @@ class DoorbellVm:
         self._slots.append(Slot(slot, gpa, size, block))
         return block.view
 
+    def set_access(self, slot: int, access: Access) -> bool:
+        row = next(row for row in self._slots if row.number == slot)
+        pages = row.size // PAGE_SIZE
+        with self._mapping:
+            at = 0
+            while at < pages:
+                at = self.enable_capability(Capability.MEMORY_ACCESS, slot, access, at)
+            row.access = access
+        return True
+
     def create_device(self, kind: DeviceType, base: int, size: int) -> None:
         with self._setup:
             request = DeviceRequest.view(self._request, 0)
@@ -150,12 +162,15 @@ class DoorbellVm:
         self.core.wake(self._shared_address)
 
     def map_block(self, gpa: int) -> bool:
-        """Maps the 2 MiB block around a faulting address; False if no slot has it. CallError if refused."""
+        """Maps the 2 MiB block around a faulting address, unless the guest may not reach it now; False if no slot has
+        it. CallError if refused."""
         slot = next((row for row in self._slots if row.gpa <= gpa < row.gpa + row.size), None)
         if slot is None:
             return False
         start = gpa - gpa % BLOCK_SIZE
         with self._mapping:
+            if slot.access == Access.NONE:
+                return True
             for at in range(start, start + BLOCK_SIZE, self._batch * PAGE_SIZE):
                 frame = slot.block.physical(at - slot.gpa) // PAGE_SIZE
                 self._mailbox[: self._batch] = array("Q", range(frame, frame + self._batch))
