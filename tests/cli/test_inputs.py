@@ -13,7 +13,7 @@ import pytest
 
 from gz.cli import inputs
 from gz.cli.report import UserError
-from gz.vmm.maps import CROSVM, VIRT
+from gz.vmm.maps import CROSVM, KVMTOOL, VIRT
 
 IMAGE = struct.pack("<II6Q4sI", 0, 0, 0, 1 << 20, 0xA, 0, 0, 0, b"ARM\x64", 0) + bytes(1000)
 Write = Callable[[bytes], Path]
@@ -39,9 +39,47 @@ def test_other_code(file: Write) -> None:
 
 
 def test_firmware(file: Write) -> None:
-    inputs.firmware(file(bytes(0x40_0000)), CROSVM)
+    code = b"\x01\0\0\x14"
+    inputs.firmware(file(code * 0x10_0000), CROSVM)
     with pytest.raises(UserError, match="0x400004 bytes, and the flash of this machine has 0x400000"):
-        inputs.firmware(file(bytes(0x40_0004)), CROSVM)
+        inputs.firmware(file(code * 0x10_0001), CROSVM)
+    for other in (bytes(100), b"MZ", b"QFI\xfb", b"\x7fELF"):
+        with pytest.raises(UserError, match="no image of a flash that begins with code"):
+            inputs.firmware(file(other), VIRT)
+
+
+def test_a_kernel_for_firmware(file: Write, tmp_path: Path) -> None:
+    kernel = tmp_path / "kernel"
+    firmware = file(b"\x01\0\0\x14")
+    kernel.write_bytes(b"MZ" + IMAGE[2:])
+    inputs.firmware(firmware, VIRT, kernel)
+    with pytest.raises(UserError, match="--machine kvmtool has nothing that tells firmware of a kernel"):
+        inputs.firmware(firmware, KVMTOOL, kernel)
+    kernel.write_bytes(gzip.compress(IMAGE, mtime=0))
+    with pytest.raises(UserError, match="not an EFI program, which firmware wants; unpack it"):
+        inputs.firmware(firmware, VIRT, kernel)
+
+
+def test_variables(file: Write, tmp_path: Path) -> None:
+    firmware, store = file(b"\x01\0\0\x14"), tmp_path / "store"
+    disk = inputs.variables(store, firmware, VIRT, "serial")
+    assert (disk.path, disk.serial, disk.read_only) == (store, "serial", False)
+    assert store.read_bytes() == b"\xff" * 0x20_0000
+    store.write_bytes(b"kept".ljust(512))
+    inputs.variables(store, firmware, VIRT, "serial")
+    assert store.read_bytes().startswith(b"kept")
+    for content, why in ((b"", "0 bytes are not whole sectors"), (b"odd", "3 bytes are not whole sectors")):
+        store.write_bytes(content)
+        with pytest.raises(UserError, match=why):
+            inputs.variables(store, firmware, VIRT, "serial")
+    with store.open("wb") as large:
+        large.truncate(0x400_0200)
+    with pytest.raises(UserError, match="store: 0x4000200 bytes, and the flash of this machine has 0x4000000"):
+        inputs.variables(store, firmware, VIRT, "serial")
+    with pytest.raises(UserError, match="variables /none/store: No such file"):
+        inputs.variables(Path("/none/store"), firmware, VIRT, "serial")
+    with pytest.raises(UserError, match="--machine crosvm has no flash for variables"):
+        inputs.variables(store, firmware, CROSVM, "serial")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from gz.abi.capabilities import ProtectedVm
 from gz.abi.devices import DeviceType
 from gz.abi.exits import ExitReason, SystemEvent
-from gz.abi.memory import Purpose
+from gz.abi.memory import Access, Purpose
 from gz.abi.run import PAGE_SIZE, RunPage
 from gz.driver.interface import INTERRUPTED
 
@@ -148,6 +148,8 @@ class FakeVm:
     ioeventfds: dict[tuple[int, int], int] = field(default_factory=dict[tuple[int, int], int])
     capabilities: list[tuple[int, ...]] = field(default_factory=list[tuple[int, ...]])
     firmware_size: int = 0
+    accesses: list[tuple[int, Access]] = field(default_factory=list[tuple[int, Access]])
+    writable_only: bool = False
     purposes: dict[int, Purpose] = field(default_factory=dict[int, Purpose])
     closed: bool = False
     changed: threading.Condition = field(default_factory=threading.Condition)
@@ -156,6 +158,10 @@ class FakeVm:
         self.memory[gpa] = memoryview(bytearray(size))
         self.purposes[gpa] = purpose
         return self.memory[gpa]
+
+    def set_access(self, slot: int, access: Access) -> bool:
+        self.accesses.append((slot, access))
+        return not self.writable_only or access == Access.READ_WRITE
 
     def create_device(self, kind: DeviceType, base: int, size: int) -> None:
         self.devices.append((kind, base, size))

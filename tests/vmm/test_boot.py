@@ -20,7 +20,7 @@ from images import make_elf, make_image, make_zboot
 from gz.abi.exits import Watch
 from gz.vmm import fdt
 from gz.vmm.kernel import is_image, load_kernel
-from gz.vmm.loader import Layout, LoadError, load_firmware, load_initrd, load_tree
+from gz.vmm.loader import Layout, LoadError, load_initrd, load_tree
 from gz.vmm.maps import MAPS, VIRT, Map
 from gz.vmm.memory import GuestMemory
 from gz.vmm.options import Options, PortOption, UsageError, open_port, parse
@@ -227,19 +227,6 @@ def test_zstd_zboot(tmp_path: Path) -> None:
         assert bytes(target.at(layout.entry, len(plain))) == plain
 
 
-def test_firmware_lies_in_flash(tmp_path: Path) -> None:
-    firmware = tmp_path / "flash"
-    firmware.write_bytes(b"code" * 1000)
-    flash = bytearray(2 * MIB)
-    load_firmware(lambda length: memoryview(flash), str(firmware), 1 * MIB)
-    assert flash[:4000] == b"code" * 1000 and not any(flash[4000:])
-    with pytest.raises(LoadError, match="0xfa0 bytes, and the flash of this machine has 0x800"):
-        load_firmware(lambda length: memoryview(flash), str(firmware), 0x800)
-    firmware.write_bytes(b"")
-    with pytest.raises(LoadError, match="the file is empty"):
-        load_firmware(lambda length: memoryview(flash), str(firmware), 0x800)
-
-
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(st.binary(min_size=60, max_size=200), st.binary(max_size=50))
 def test_any_elf_file_loads_or_says_why(tmp_path: Path, head: bytes, rest: bytes) -> None:
@@ -290,6 +277,26 @@ def options(*arguments: str) -> Options:
     return parse(["--kernel", "Image", *arguments])
 
 
+def test_firmware_and_what_goes_with_it() -> None:
+    plan = parse(["--firmware", "code", "--vars", "store"]).plan
+    assert (plan.firmware, plan.variables, plan.kernel) == ("code", "store", None)
+    plan = options("--firmware", "code", "--initrd", "cpio").plan
+    assert (plan.firmware, plan.kernel, plan.initrd) == ("code", "Image", "cpio")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of --kernel and --firmware is needed"),
+        (["--firmware", "f", "--initrd", "i"], "--initrd goes with --kernel"),
+    ],
+)
+def test_nothing_to_start(arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse(arguments)
+    assert message in capsys.readouterr().err.splitlines()[-1]
+
+
 def test_options() -> None:
     given = options("--cpus", "4", "--mem", "512M", "--disk", "a,b.img", "--disk", "c,ro", "--params", "quiet")
     plan = given.plan
@@ -312,7 +319,8 @@ def test_options() -> None:
     ("arguments", "message"),
     [
         (["--machine", "sbsa"], "choose from 'virt', 'kvmtool', 'crosvm'"),
-        (["--firmware", "flash"], "--firmware: not allowed with argument --kernel"),
+        (["--vars", "store"], "--vars goes with --firmware"),
+        (["--firmware", "flash", "--pvmfw"], "--pvmfw starts a kernel, not what is in the flash"),
         (["--cpus", "0"], "--cpus 0: a guest has 1 to 8"),
         (["--cpus", "9"], "--cpus 9: a guest has 1 to 8"),
         (["--mem", "lots"], "--mem lots: expected a number"),

@@ -22,6 +22,7 @@ from gz.abi.devices import DeviceType
 from gz.abi.exits import ExceptionCode, ExitReason, SystemEvent, Watch
 from gz.abi.run import RunPage
 from gz.vmm.exits import End, Ending
+from gz.vmm.firmware import Variables
 from gz.vmm.machine import Machine, Plan, Streams
 from gz.vmm.maps import CROSVM, KVMTOOL, VIRT, Map
 from gz.vmm.streams import Output
@@ -51,11 +52,14 @@ class Host:
         ports: list[Port] | None = None,
         typed: int | None = None,
         consoles: Sequence[str] = (),
+        variables: Variables | None = None,
+        vm: FakeVm | None = None,
         **plan: Any,
     ) -> tuple[FakeVm, End]:
-        vm = FakeVm(list(guests))
+        vm = vm or FakeVm(list(guests))
         plan = {"kernel": str(self.kernel), "cpus": len(guests), "memory": 16 << 20} | plan
-        machine = Machine(vm, Plan(**plan), Streams(self.output, typed, consoles), ports or [], self.lines.append)
+        streams = Streams(self.output, typed, consoles)
+        machine = Machine(vm, Plan(**plan), streams, ports or [], self.lines.append, variables)
         try:
             return vm, machine.run()
         finally:
@@ -107,21 +111,6 @@ def test_a_guest_prints_on_other_machines(host: Host, machine: Map) -> None:
     assert end == End(Ending.POWER_OFF) and host.printed() == b"hello\n" and host.lines == []
     assert [device[1] for device in vm.devices] == [0x3FFF_0000, 0x3FFD_0000]
     assert vm.vcpus[0].registers[registers.PC] == 0x8020_0000
-
-
-@pytest.mark.parametrize("machine", [VIRT, KVMTOOL, CROSVM], ids=lambda machine: machine.name)
-def test_firmware_starts_in_flash(host: Host, machine: Map, tmp_path: Path) -> None:
-    def guest(vm: FakeVm) -> Guest:
-        yield POWER_OFF
-
-    firmware = tmp_path / "flash"
-    firmware.write_bytes(b"firmware")
-    vm, _ = host.run(guest, machine=machine, kernel=None, firmware=str(firmware))
-    assert bytes(vm.memory[machine.flash][:9]) == b"firmware\0" and len(vm.memory[machine.flash]) == 2 << 20
-    if machine.variables is not None:
-        assert bytes(vm.memory[machine.variables][:0x4_0000]) == b"\xff" * 0x4_0000
-    boot = vm.vcpus[0].registers
-    assert (boot[registers.PC], boot[registers.X0]) == (machine.flash, machine.ram)
 
 
 def test_it_starts_as_linux_wants_it(host: Host) -> None:

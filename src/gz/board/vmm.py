@@ -26,7 +26,8 @@ LOUD = "console=ttyAMA0 panic=-1"
 
 @dataclass(frozen=True)
 class Guest:
-    """`kernel` or `firmware`, `initrd` and `disks` ("PATH" or "PATH,ro") are the host VM's files; `memory` in MiB."""
+    """`kernel`, `firmware` or both, `variables`, `initrd` and `disks` ("PATH" or "PATH,ro") are the host VM's files;
+    `memory` in MiB."""
 
     kernel: str | None = None
     initrd: str | None = None
@@ -37,6 +38,7 @@ class Guest:
     protected: bool = False
     machine: str = "virt"
     firmware: str | None = None
+    variables: str | None = None
     pvmfw: bool = False
 
     def options(self) -> list[str]:
@@ -47,6 +49,8 @@ class Guest:
             options += ["--kernel", self.kernel]
         if self.firmware is not None:
             options += ["--firmware", self.firmware]
+        if self.variables is not None:
+            options += ["--vars", self.variables]
         if self.initrd is not None:
             options += ["--initrd", self.initrd]
         if self.protected:

@@ -57,7 +57,14 @@ def run(
         Path | None,
         typer.Option(help="Linux Image (plain, gzip, EFI zboot), ELF file or raw binary; default: Debian's."),
     ] = None,
-    firmware: Annotated[Path | None, typer.Option(help="What is in the guest's flash, instead of a kernel.")] = None,
+    firmware: Annotated[
+        Path | None,
+        typer.Option(help="What is in the guest's flash, say AAVMF_CODE.fd; starts --kernel if that is given."),
+    ] = None,
+    vars: Annotated[
+        Path | None,
+        typer.Option(help="With --firmware: the file where it stores its variables, made on first use."),
+    ] = None,
     machine: Annotated[MachineMap, typer.Option(help="Where the guest finds RAM and devices.")] = MachineMap.VIRT,
     initrd: Annotated[Path | None, typer.Option(help="Initial root file system; default: busybox.")] = None,
     disk: Annotated[
@@ -97,6 +104,7 @@ def run(
         protected,
         machine.value,
         firmware,
+        vars,
         pvmfw,
     )
     return run_guest(request, cpu=cpu.value, host_cpus=host_cpus, gdb=gdb, verbose=verbose)

@@ -14,6 +14,7 @@ from gz.abi.calls import VCPUS_MAX
 from gz.board.qemu import Disk
 from gz.cli.report import UserError
 from gz.state import state_directory
+from gz.vmm.firmware import EFI_MAGIC, create_variables
 from gz.vmm.kernel import is_image
 from gz.vmm.loader import LoadError
 from gz.vmm.maps import Map
@@ -90,12 +91,37 @@ def boot_guest(text: str) -> tuple[str, str, Path | None, int, int, str]:
     return name, kernel, found, size, cpus, params
 
 
-def firmware(path: Path, machine: Map) -> None:
-    """Refuse what does not fit into the flash."""
-    beginning(path, "firmware", 1)
+def firmware(path: Path, machine: Map, kernel: Path | None = None) -> None:
+    """Refuse what does not fit into the flash or begins with no code, and a kernel that firmware does not start."""
+    head = beginning(path, "firmware", 16)
+    fit_flash(path, "firmware", machine)
+    if not any(head[:4]) or head.startswith((b"\x7fELF", b"MZ", b"#!", b"QFI\xfb", GZIP)):
+        raise UserError(f"firmware {path}: no image of a flash that begins with code ({kind(head)})")
+    if kernel is None:
+        return
+    if machine.fw_cfg is None:
+        raise UserError(f"--machine {machine.name} has nothing that tells firmware of a kernel; leave --kernel away")
+    if not beginning(kernel, "kernel", 2).startswith(EFI_MAGIC):
+        raise UserError(f"kernel {kernel}: not an EFI program, which firmware wants; unpack it if it is packed")
+
+
+def variables(path: Path, firmware: Path, machine: Map, serial: str) -> Disk:
+    """The file where firmware stores variables, which is made if there is none."""
+    if machine.variables is None:
+        raise UserError(f"--machine {machine.name} has no flash for variables; leave --vars away")
+    try:
+        create_variables(path, firmware)
+    except LoadError as error:
+        raise UserError(str(error)) from None
+    found = disk(f"{path},rw", 0)
+    fit_flash(path, "variables", machine)
+    return Disk(found.path, serial, False)
+
+
+def fit_flash(path: Path, what: str, machine: Map) -> None:
     size = path.stat().st_size
     if size > machine.flash_size:
-        raise UserError(f"firmware {path}: {size:#x} bytes, and the flash of this machine has {machine.flash_size:#x}")
+        raise UserError(f"{what} {path}: {size:#x} bytes, and the flash of this machine has {machine.flash_size:#x}")
 
 
 def initrd(path: Path) -> Path:

@@ -35,7 +35,8 @@ HOST_SHARE = 1024  # MiB that the host, its file system and the core have beside
 SIGNALLED = 128
 END_TIMEOUT = 10.0  # seconds
 FIRMWARE = "gz-firmware"
-"""The disk, as KERNEL and INITRD are others."""
+VARIABLES = "gz-variables"
+"""Disks, as KERNEL and INITRD are others."""
 TTYS = {Uart.PL011: "ttyAMA0", Uart.UART_8250: "ttyS0"}
 """What Linux calls them."""
 
@@ -54,6 +55,7 @@ class Request:
     protected: bool = False
     machine: str = "virt"
     firmware: Path | None = None
+    variables: Path | None = None
     pvmfw: str | None = None
 
 
@@ -75,13 +77,18 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
     if request.kernel:
         linux = inputs.kernel(request.kernel, machine, memory)
     if request.firmware:
-        inputs.firmware(request.firmware, machine)
-        if request.kernel or request.initrd:
-            raise UserError("firmware takes its kernel and initrd from a disk; leave --kernel and --initrd away")
+        inputs.firmware(request.firmware, machine, request.kernel)
+        if request.initrd and not request.kernel:
+            raise UserError("without --kernel firmware takes its files from a disk; leave --initrd away")
+    elif request.variables:
+        raise UserError("--vars is for --firmware: nothing else stores variables")
     kernel = request.kernel and request.kernel.absolute()
     initrd = request.initrd and inputs.initrd(request.initrd)
     inputs.fit(memory, kernel, initrd)
     disks = [inputs.disk(text, number) for number, text in enumerate(request.disks)]
+    stores: list[Disk] = []
+    if request.firmware and request.variables:
+        stores.append(inputs.variables(request.variables, request.firmware, machine, VARIABLES))
     port = None if gdb is None else inputs.port(gdb)
     if request.argv and not linux:
         raise UserError("a command needs Linux; leave --kernel or --firmware away, or the command")
@@ -111,7 +118,9 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
         if pvmfw is not None:
             core = firmware.carried(core, pvmfw, scratch)
         needed = memory + HOST_SHARE
-        standing = None if disks or port is not None else reach(core, software.host(driver), host_cpus, cpu, needed)
+        standing = (
+            None if disks or stores or port is not None else reach(core, software.host(driver), host_cpus, cpu, needed)
+        )
         if standing is not None:
             step("the board that is up is used")
             host, log = standing
@@ -125,13 +134,15 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
             cpu=cpu,
             gdb=port,
             memory=max(BOARD_MEMORY, needed),
-            disks=[*files, *disks],
+            disks=[*files, *disks, *stores],
             progress=step,
         )
         with board, Follower(board.qemu.directory / "console.log", verbose):
             guest = with_files(guest, {disk.serial: board.disk(disk.serial) for disk in files})
             guest = replace(
-                guest, disks=[board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks]
+                guest,
+                variables=board.disk(VARIABLES) if stores else None,
+                disks=[board.disk(disk.serial) + (",ro" if disk.read_only else "") for disk in disks],
             )
             return live(board.host, guest, request.argv, step, verbose)
 

@@ -10,10 +10,12 @@ import os
 import signal
 import sys
 from functools import partial
+from pathlib import Path
 
 from gz.driver.interface import DriverError
 from gz.driver.transport import open_guest
 from gz.vmm.exits import End, Ending
+from gz.vmm.firmware import Variables, create_variables
 from gz.vmm.loader import LoadError
 from gz.vmm.machine import Machine, Streams
 from gz.vmm.options import STATUS, Options, UsageError, open_port, parse
@@ -105,13 +107,20 @@ def _run(options: Options, signals: Signals) -> int:
 
 
 def _live(options: Options, streams: Streams, ports: list[Port], signals: Signals) -> End:
-    """The guest's lives: a reset starts the next one from nothing. Gives how the last one ended."""
+    """The guest's lives: a reset starts the next one from nothing but what firmware stored. Gives how the last one
+    ended."""
+    plan = options.plan
+    variables = None
+    if plan.firmware is not None:
+        if plan.variables is not None:
+            create_variables(Path(plan.variables), Path(plan.firmware))
+        variables = Variables(plan.variables, plan.machine.flash_size)
     while True:
         vm = open_guest(options.transport, log)
         machine = None
         try:
             with signals.heeded():
-                machine = Machine(vm, options.plan, streams, ports, log)
+                machine = Machine(vm, plan, streams, ports, log, variables)
                 end = machine.run()
         finally:
             if machine is not None:

@@ -10,6 +10,8 @@ GRANULE_BITS = 9
 """Windows start and end on multiples of 512 bytes, the smallest one the machines have (virtio-mmio): finding
 the window of an address is then one look-up."""
 GRANULE = 1 << GRANULE_BITS
+LARGE = 1 << 20
+"""Bytes of a window that is not worth as many look-ups: found after all others."""
 
 Read = Callable[[int, int], int]
 Write = Callable[[int, int, int], None]
@@ -37,6 +39,7 @@ class Bus:
     def __init__(self, log: Callable[[str], object]) -> None:
         self.windows: dict[int, tuple[int, Read, Write]] = {}
         self._names: dict[int, str] = {}
+        self._large: list[tuple[range, Device]] = []
         self._log = log
         self._reported: set[int] = set()
 
@@ -50,6 +53,9 @@ class Bus:
             raise ValueError(
                 f"the window of {name}, {size:#x} bytes at {base:#x}, is not made of {GRANULE:#x}-byte steps"
             )
+        if size >= LARGE:
+            self._attach_large(name, range(base, base + size), device)
+            return
         granules = range(base >> GRANULE_BITS, -(-(base + size) >> GRANULE_BITS))
         for granule in granules:
             if granule in self.windows:
@@ -59,8 +65,22 @@ class Bus:
             self.windows[granule] = row
             self._names[granule] = name
 
+    def _attach_large(self, name: str, window: range, device: Device) -> None:
+        """Others may lie within: they are found first."""
+        for other, _ in self._large:
+            if window.start < other.stop and other.start < window.stop:
+                raise Overlap(f"{name} at {window.start:#x} overlaps what is at {other.start:#x}")
+        self._large.append((window, device))
+
     def unmatched(self, address: int, size: int, written: int | None) -> int:
-        """The value of a load that nobody answers, 0; each 4 KiB page is reported once."""
+        """Serves an access outside of `windows`. What nobody answers reads as 0; each 4 KiB page of that is
+        reported once."""
+        for window, device in self._large:
+            if address in window:
+                if written is None:
+                    return device.read(address - window.start, size)
+                device.write(address - window.start, size, written)
+                return 0
         page = address >> 12
         if page not in self._reported:
             self._reported.add(page)

@@ -13,7 +13,7 @@ from enum import IntEnum
 import libfdt
 
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE
-from gz.vmm.devices import uart8250
+from gz.vmm.devices import flash, fw_cfg, uart8250
 from gz.vmm.maps import MSI_SIZE, RTC_SIZE, VIRTIO_SIZE, Map, Uart
 
 FDT_MAX = 0x20_0000
@@ -146,6 +146,22 @@ def write_rtc(tree: Tree, machine: Map) -> None:
         tree.interrupt(SPI, machine.rtc_spi, LEVEL_HIGH)
         tree.cells("clocks", Handle.CLOCK)
         tree.text("clock-names", "apb_pclk")
+
+
+def write_flash(tree: Tree, machine: Map) -> None:
+    if machine.variables is not None:
+        with tree.node(f"flash@{machine.flash:x}"):
+            tree.text("compatible", "cfi-flash")
+            tree.reg((machine.flash, machine.flash_size), (machine.variables, machine.flash_size))
+            tree.cells("bank-width", flash.BANK_WIDTH)
+
+
+def write_fw_cfg(tree: Tree, machine: Map) -> None:
+    if machine.fw_cfg is not None:
+        with tree.node(f"fw-cfg@{machine.fw_cfg:x}"):
+            tree.text("compatible", "qemu,fw-cfg-mmio")
+            tree.reg((machine.fw_cfg, fw_cfg.SIZE))
+            tree.data("dma-coherent", b"")
 
 
 def write_virtio(tree: Tree, machine: Map, number: int) -> None:

@@ -1,11 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Puts firmware, an initrd and the tree into guest memory (Linux, arm64/booting.rst); kernels: gz.vmm.kernel."""
+"""Puts an initrd and the tree into guest memory (Linux, arm64/booting.rst); kernels: gz.vmm.kernel."""
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from gz.vmm.memory import GuestMemory
@@ -44,18 +43,6 @@ def load_initrd(memory: GuestMemory, path: str, layout: Layout) -> tuple[int, in
         source.seek(0)
         read_into(source, memory.at(start, length), path)
     return start, start + length
-
-
-def load_firmware(add_flash: Callable[[int], memoryview], path: str, room: int) -> None:
-    """Loads a file into the flash, which `add_flash` gives for its length in bytes."""
-    with open_file(path, "firmware") as source:
-        length = source.seek(0, os.SEEK_END)
-        if length == 0:
-            raise LoadError(f"firmware {path}: the file is empty")
-        if length > room:
-            raise LoadError(f"firmware {path}: {length:#x} bytes, and the flash of this machine has {room:#x}")
-        source.seek(0)
-        read_into(source, add_flash(length)[:length], path)
 
 
 def load_tree(memory: GuestMemory, blob: bytes, layout: Layout) -> None:

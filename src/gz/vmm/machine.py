@@ -11,18 +11,21 @@ from dataclasses import dataclass, field
 from gz.abi import registers
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
-from gz.abi.memory import BLOCK_SIZE, Purpose
+from gz.abi.memory import Purpose
 from gz.driver.interface import Vcpu, Vm
 from gz.vmm import fdt
 from gz.vmm.bus import Bus
+from gz.vmm.devices.fw_cfg import SIZE as FW_CFG_SIZE
+from gz.vmm.devices.fw_cfg import FwCfg, Item, Key, number
 from gz.vmm.devices.gicv2m import MsiFrame
 from gz.vmm.devices.pl011 import Pl011
 from gz.vmm.devices.pl031 import Pl031
 from gz.vmm.devices.uart8250 import Uart8250
 from gz.vmm.exits import End
+from gz.vmm.firmware import Variables, add_flash, kernel_items
 from gz.vmm.irq import EdgeLine, LevelLine
 from gz.vmm.kernel import load_kernel
-from gz.vmm.loader import Layout, LoadError, load_firmware, load_initrd, load_tree
+from gz.vmm.loader import Layout, LoadError, load_initrd, load_tree
 from gz.vmm.maps import MSI_COUNT, MSI_SIZE, PVMFW_SIZE, RTC_SIZE, VIRT, VIRTIO_COUNT, VIRTIO_SIZE, Map, Uart
 from gz.vmm.memory import GuestMemory
 from gz.vmm.streams import Input, Output
@@ -35,17 +38,18 @@ from gz.vmm.virtio.mmio import MmioTransport, Reg
 from gz.vmm.virtio.rng import Entropy
 
 HVC0 = "hvc0"
-ERASED = b"\xff"
-"""What flash holds where nothing was written."""
 UARTS: dict[Uart, type[Pl011 | Uart8250]] = {Uart.PL011: Pl011, Uart.UART_8250: Uart8250}
 
 
 @dataclass
 class Plan:
-    """What the user wants: a kernel, or firmware in its stead. Memory in bytes; disks as (path, read-only)."""
+    """What the user wants: a kernel, or firmware, which may start the kernel. Memory in bytes; disks as (path,
+    read-only)."""
 
     kernel: str | None = None
     firmware: str | None = None
+    variables: str | None = None
+    """The file of its flash bank for them."""
     initrd: str | None = None
     cpus: int = 1
     memory: int = 256 << 20
@@ -88,6 +92,9 @@ def describe(plan: Plan, initrd: tuple[int, int] | None, virtio_count: int) -> b
         fdt.write_machine(tree, plan.machine, plan.cpus, plan.memory, boot)
         fdt.write_uart(tree, plan.machine)
         fdt.write_rtc(tree, plan.machine)
+        if plan.firmware is not None:
+            fdt.write_flash(tree, plan.machine)
+            fdt.write_fw_cfg(tree, plan.machine)
         for number in range(virtio_count):
             fdt.write_virtio(tree, plan.machine, number)
     return bytes(tree)
@@ -96,8 +103,18 @@ def describe(plan: Plan, initrd: tuple[int, int] | None, virtio_count: int) -> b
 class Machine:
     """A guest that is ready to run. `close` undoes everything, whatever happened."""
 
-    def __init__(self, vm: Vm, plan: Plan, console: Streams, ports: list[Port], log: Callable[[str], object]) -> None:
+    def __init__(
+        self,
+        vm: Vm,
+        plan: Plan,
+        console: Streams,
+        ports: list[Port],
+        log: Callable[[str], object],
+        variables: Variables | None = None,
+    ) -> None:
+        """`variables`: with firmware."""
         self._log = log
+        self._variables = variables
         self._plan = plan
         self._map = plan.machine
         self._vm = vm
@@ -142,7 +159,9 @@ class Machine:
         if self._plan.watch:
             self._vm.enable_capability(Capability.WATCH_EXCEPTIONS, self._plan.watch)
         layout = self._load(memory)
-        initrd = None if self._plan.initrd is None else load_initrd(memory, self._plan.initrd, layout)
+        initrd = None
+        if self._plan.initrd is not None and self._plan.firmware is None:
+            initrd = load_initrd(memory, self._plan.initrd, layout)
         self._add_gic()
         # Before the devices: the core takes no interrupts for a VM without vCPUs.
         vcpus = [self._vm.create_vcpu(index) for index in range(self._plan.cpus)]
@@ -180,16 +199,16 @@ class Machine:
         if self._plan.firmware is None:
             assert self._plan.kernel is not None, "the command line asks for one of them"
             return load_kernel(memory, self._plan.kernel)
-        base = self._map.flash
-
-        def add_flash(length: int) -> memoryview:
-            return self._vm.add_memory(1, base, -(-length // BLOCK_SIZE) * BLOCK_SIZE, Purpose.NONE)
-
-        load_firmware(add_flash, self._plan.firmware, self._map.flash_size)
-        if self._map.variables is not None:
-            bank = self._vm.add_memory(2, self._map.variables, BLOCK_SIZE, Purpose.NONE)
-            bank[:] = ERASED * BLOCK_SIZE
-        return Layout(base, self._map.ram, self._map.ram)
+        assert self._variables is not None
+        add_flash(self._vm, self._bus, self._map, self._plan.firmware, self._variables)
+        if self._map.fw_cfg is not None:
+            items: dict[int, Item] = {Key.NB_CPUS: number(self._plan.cpus, 2), Key.MAX_CPUS: number(self._plan.cpus, 2)}
+            if self._plan.kernel is not None:
+                items |= kernel_items(self._plan.kernel, self._plan.initrd, self._plan.params, self._undo)
+            self._bus.attach("fw_cfg", self._map.fw_cfg, FW_CFG_SIZE, FwCfg(memory, items, {}))
+        elif self._plan.kernel is not None:
+            raise LoadError(f"the machine {self._map.name} has nothing that tells firmware of a kernel")
+        return Layout(self._map.flash, self._map.ram, self._map.ram)
 
     def _add_gic(self) -> None:
         gicr = self._map.gicr(self._plan.cpus)

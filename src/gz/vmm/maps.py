@@ -53,7 +53,8 @@ class Map:
     """The GICv2m frame, with MSI_COUNT interrupts from `msi_spi` on."""
     msi_spi: int
     variables: int | None = None
-    """The bank where firmware looks for what it has stored: erased at every start, and it stores nothing."""
+    """The bank behind that of the firmware, of the same size, where firmware stores what it has to remember."""
+    fw_cfg: int | None = None
 
     def pvmfw(self, memory: int) -> int:
         """Where firmware of a protected VM lies, in PVMFW_SIZE bytes: where Android's is linked to if RAM begins behind
@@ -72,7 +73,7 @@ class Map:
 
 #       0x0000_0000  flash              0x0900_0000  PL011          0x0a00_0000  virtio-mmio windows
 #       0x0800_0000  distributor        0x0901_0000  PL031          0x4000_0000  RAM
-#       0x0802_0000  GICv2m frame       0x080a_0000  redistributors
+#       0x0802_0000  GICv2m frame       0x080a_0000  redistributors     0x0902_0000  fw_cfg
 VIRT = Map(
     name="virt",
     ram=0x4000_0000,
@@ -92,6 +93,7 @@ VIRT = Map(
     msi=0x0802_0000,
     msi_spi=3,
     variables=0x0400_0000,
+    fw_cfg=0x0902_0000,
 )
 """QEMU's `virt` machine (hw/arm/virt.c): what distributions, U-Boot and EDK2 know."""
 

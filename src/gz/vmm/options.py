@@ -54,11 +54,17 @@ def parse(arguments: list[str] | None = None) -> Options:
     parser.add_argument(
         "--machine", choices=tuple(MAPS), default=VIRT.name, help="where RAM and devices lie (default virt)"
     )
-    program = parser.add_mutually_exclusive_group(required=True)
-    program.add_argument(
+    parser.add_argument(
         "--kernel", metavar="FILE", help="arm64 Linux Image (plain, gzip or EFI zboot), ELF file or raw binary"
     )
-    program.add_argument("--firmware", metavar="FILE", help="what is in the flash, instead of a kernel")
+    parser.add_argument(
+        "--firmware", metavar="FILE", help="what is in the flash, and starts the kernel if there is one by fw_cfg"
+    )
+    parser.add_argument(
+        "--vars",
+        metavar="FILE",
+        help="where firmware stores its variables, made on first use; else they last as long as the guest",
+    )
     parser.add_argument("--initrd", metavar="FILE")
     parser.add_argument("--cpus", type=int, default=1, metavar="N", help=f"1 to {VCPUS_MAX}")
     parser.add_argument("--mem", default="256M", metavar="SIZE", help="with K, M or G (default 256M)")
@@ -103,13 +109,18 @@ def parse(arguments: list[str] | None = None) -> Options:
     )
     given = parser.parse_args(arguments)
     try:
-        if given.firmware is not None and given.initrd is not None:
-            raise UsageError("--initrd goes with --kernel; firmware takes its files from a disk")
+        if given.firmware is None and given.kernel is None:
+            raise UsageError("one of --kernel and --firmware is needed")
+        if given.kernel is None and given.initrd is not None:
+            raise UsageError("--initrd goes with --kernel; without one firmware takes its files from a disk")
+        if given.firmware is None and given.vars is not None:
+            raise UsageError("--vars goes with --firmware: nothing else stores variables")
         if given.firmware is not None and given.pvmfw:
             raise UsageError("--pvmfw starts a kernel, not what is in the flash")
         plan = Plan(
             kernel=given.kernel,
             firmware=given.firmware,
+            variables=given.vars,
             machine=MAPS[given.machine],
             initrd=given.initrd,
             cpus=_cpus(given.cpus),

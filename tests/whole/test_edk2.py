@@ -1,0 +1,55 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Debian's EDK2 as an unmodified guest's firmware, on the core: it starts Debian's kernel, and keeps its variables."""
+
+from __future__ import annotations
+
+import pytest
+from hosts import GUEST_TIMEOUT, Host
+
+from gz.abi.memory import BLOCK_SIZE
+from gz.board.deb import entries
+from gz.board.debian import Debian
+from gz.board.initramfs import Tree
+from gz.board.vmm import QUIET, TO_ERRORS, Guest, start_command
+
+CODE = "usr/share/AAVMF/AAVMF_CODE.fd"
+EFIVARFS = "/sys/firmware/efi/efivars"
+VARIABLE = f"{EFIVARFS}/kept-c58b9d0c-6a5e-4b56-9c0e-3a1f5d2e7b41"
+MOUNT = f"set -e; insmod /efivarfs.ko; mount -t efivarfs efivarfs {EFIVARFS}"
+SET = rf"{MOUNT}; printf '\7\0\0\0by firmware' >{VARIABLE}; dmesg | grep 'EFI v2'"
+GET = f"{MOUNT}; tail -c +5 {VARIABLE}"
+
+
+@pytest.fixture(scope="module")
+def firmware() -> bytes:
+    """Without the padding."""
+    debian = Debian()
+    (package,) = debian.closure("qemu-efi-aarch64")
+    content = next(entry.content for entry in entries(debian.path(package)) if entry.name == CODE)
+    assert content is not None
+    return content[:BLOCK_SIZE]
+
+
+def test_a_kernel_and_a_variable_that_outlives_it(host: Host, firmware: bytes) -> None:
+    """The kernel comes by fw_cfg; the variable is set and read by calls into the firmware that Linux makes."""
+    host.shell("mkdir -p /run/test; rm -f /run/test/variables")
+    host.board.host.put("/run/test/firmware", firmware)
+    extra = Tree()
+    extra.file("efivarfs.ko", host.software.kernel.modules["efivarfs"])
+    for script, printed in ((SET, "efi: EFI v2.70 by EDK II"), (GET, "by firmware")):
+        initrd = host.initrd(["sh", "-c", script])
+        host.board.host.put("/run/test/modules", extra.archive())
+        host.shell(f"cat /run/test/modules >>{initrd}")
+        guest = Guest(
+            host.board.disk("gz-kernel"),
+            initrd,
+            memory=256,
+            params=QUIET,
+            firmware="/run/test/firmware",
+            variables="/run/test/variables",
+        )
+        process = start_command(host.board.host, guest, TO_ERRORS)
+        process.end_input()
+        done = process.wait(GUEST_TIMEOUT)
+        assert done.status == 0 and printed in done.stdout.decode(), done
+    assert host.huge_pages() == 0
