@@ -75,6 +75,15 @@ def test_a_reset_is_the_end() -> None:
     assert len(hosts(lines, "restart")) == 2
 
 
+@pytest.mark.parametrize("cpus", [1, 2])
+def test_a_crash_is_the_end(cpus: int) -> None:
+    """Said once, whichever of its vCPUs it was, and both; the others go on."""
+    lines = host("patient", cpus=cpus, guests=[*guests("lost", cpus=2), *guests("clock")], clock=WITHOUT_SLEEP)
+    assert said(lines, "lost") == ["off: it cannot take its exceptions any more"]
+    assert said(lines, "clock") == [f"{clock.TURNS} turns", *TICKS, "off"]
+    assert hosts(lines, "lost", "clock") == [f"{patient.TICKS} ticks"]
+
+
 def test_the_host_cannot_reach_their_memory() -> None:
     """Loads and stores into all that the tree reserves are aborts; the guest doesn't notice."""
     lines = host("aborts", guests=guests("clock", memory=2))

@@ -322,8 +322,9 @@ def left(vcpu: Vcpu) -> Context:
 
 
 def _end(resident: Resident, guest: BootGuest, event: u32) -> None:
-    """Its other vCPUs have what they have of their slices, and no other one."""
-    store_release(resident.over, 1)
+    """Said once. Its other vCPUs have what is left of their slices, and no other one."""
+    if compare_exchange(resident.over, 0, 1) != 0:
+        return
     if event == SystemEvent.RESET:
         resident_uart.report(guest, address(_RESET), len(_RESET))
     elif event == SystemEvent.CRASH:
