@@ -9,10 +9,12 @@ from el2 import PAGE
 from walker import leaves
 
 import gz.core.coherency as coherency
+import gz.core.sharing as sharing
 import gz.core.stage2 as stage2
 from gz.abi.calls import Call
 from gz.arm64.registers import HCR_EL2
 from gz.bits.annotation import type_of
+from gz.core.memory import RAM_WINDOW
 from gz.core.vcpu import Vcpu
 from gz.metal.values import view_at
 
@@ -71,6 +73,29 @@ def test_what_a_guest_gets(host: Host, mmfr2: int, ctr: int, protect: bool) -> N
     host.jit.clear_events()
     host.good(Call.DESTROY_VM, vmid, 0)
     assert events(host).count("dc civac") == (2 if protect else 0), "zeros below the caches too"
+    finish(host)
+
+
+@pytest.mark.parametrize("mmfr2", [0, FWB])
+def test_caches_tell_nothing_of_what_is_shown_and_hidden(host: Host, mmfr2: int) -> None:
+    """Host and guest may look past them: at what a page held before, and later at what the other one's lines held."""
+    cpu(host, mmfr2=mmfr2)
+    begin(host)
+    vmid = make_vm(host, protected=True)
+    host.good(Call.MAP_GUEST, vmid, 0, PFN, GFN, 3)
+    vcpu = view_at(type_of(Vcpu), host.vm(vmid).vcpus[0])
+    lines = {RAM_WINDOW + (PFN + 1) * PAGE + at for at in range(0, 2 * PAGE, 4 << 10)}
+    host.jit.clear_events()
+    assert host.machine.fn(sharing.show)(vcpu, (GFN + 1) * PAGE, 2) == (0, 2)
+    assert {event.value for event in host.jit.events if event.name == "dc civac"} == lines
+    host.jit.clear_events()
+    assert host.machine.fn(sharing.hide)(vcpu, (GFN + 1) * PAGE, 2) == (0, 2)
+    names = events(host)
+    if mmfr2:
+        assert "dc civac" not in names, "the guest always sees them"
+    else:
+        assert {event.value for event in host.jit.events if event.name == "dc civac"} == lines
+        assert names.index("tlbi vmalls12e1is") < names.index("dc civac"), "a late write of the host's"
     finish(host)
 
 

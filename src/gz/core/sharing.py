@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import gz.core.host_memory as host_memory
+import gz.core.memory as memory
 import gz.core.pages as pages
 import gz.core.slots as slots
 from gz.abi.errors import Error
 from gz.abi.run import PAGE_SIZE
 from gz.bits import Held, Ipa, Pa, i64, u64
+from gz.core.platform import machine
 from gz.core.vcpu import Vcpu
 from gz.core.vm import Vm
 
@@ -39,8 +41,16 @@ def hide(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
             done += 1
     if done != 0:
         host_memory.forget()
+        if machine.forces_write_back == 0:
+            _clean(vm, ipa, done)
     slots.release(vm)
     return error, done
+
+
+def _clean(vm: Held[Vm], ipa: Ipa, count: u64) -> None:
+    """A line that the host left dirty would be written back over what the guest stores past the caches."""
+    for i in range(count):
+        memory.clean(slots.output(vm, ipa + i * PAGE_SIZE), PAGE_SIZE)
 
 
 def _page(vm: Held[Vm], ipa: Ipa) -> tuple[i64, Pa]:
@@ -61,6 +71,7 @@ def _show(vm: Held[Vm], ipa: Ipa) -> i64:
     if not pages.show(page, 1, vm.vmid):
         host_memory.merge(page)
         return Error.INVALID_ARGS
+    memory.clean(page, PAGE_SIZE)  # past the caches the host would see what the guest had there before
     host_memory.give(page, PAGE_SIZE)
     vm.private_count -= 1
     return Error.NO_ERROR
