@@ -250,6 +250,7 @@ class Interface:
         """Not invalid ones; no INTID may be twice among them."""
         found = [self.lr(n) for n in range(self.registers) if self.lr(n) >> 62]
         assert len({lr & 0xFFFF_FFFF for lr in found}) == len(found)
+        assert not any(lr >> 62 == 3 and lr & self.HW for lr in found)
         return found
 
     def running_priority(self) -> int:

@@ -130,6 +130,82 @@ def test_a_trace_of_the_hosts_timer_is_nothing(clock: Clock) -> None:
     assert clock.interface.acknowledge() == SPURIOUS
 
 
+@pytest.mark.parametrize("by", [vgic.flush, vgic.maintenance])
+def test_a_pending_interrupt_is_taken_back_when_the_timer_is_off(clock: Clock, by: Any) -> None:
+    """At the next look of EL2: the guest's write to CNTV_CTL_EL0 doesn't trap."""
+    arm_virtual(clock, 0)
+    interrupt(clock)
+    assert len(clock.interface.contents()) == 1
+    clock.control = 0
+    clock.vcpus[0].gic.stale = 1
+    if by is vgic.maintenance:
+        clock.jit.on_read("ICH_MISR_EL2", lambda: 1)
+    clock.call(by, clock.at[0])
+    clock.jit.on_read("ICH_MISR_EL2", clock.interface.maintenance)
+    assert clock.interface.contents() == [] and clock.vcpus[0].timer.held == 0
+    assert not clock.active, "else it would never come again"
+
+
+def test_deactivated_at_the_redistributor(clock: Clock) -> None:
+    """ICACTIVER0 instead of an end of interrupt: the hardware's becomes inactive too."""
+    arm_virtual(clock, 0)
+    interrupt(clock)
+    assert clock.interface.acknowledge() == VIRTUAL
+    clock.control = 0
+    clock.access(clock.gicr + BASE + 0x380, 4, 1 << VIRTUAL)
+    assert clock.vcpus[0].timer.held == 0 and not clock.active
+    assert clock.interface.contents() == []
+
+
+@pytest.mark.parametrize("physical", [False, True])
+def test_made_active_by_hand_before_the_timer_fires(clock: Clock, physical: bool) -> None:
+    """What lies in the list register learns of the timer: the interrupt comes once the guest has ended that."""
+    intid = PHYSICAL if physical else VIRTUAL
+    clock.access(clock.gicr + BASE + 0x300, 4, 1 << intid)
+    assert [lr >> 62 for lr in clock.interface.contents()] == [2]
+    if physical:
+        clock.call(timer.set_physical, clock.at[0], 1, 0)
+        clock.settle()
+    else:
+        arm_virtual(clock, 0)
+        interrupt(clock)
+        (lr,) = clock.interface.contents()
+        assert lr >> 61 & 1 == 1, "the guest's end of interrupt makes the hardware's inactive"
+    assert clock.interface.acknowledge() == SPURIOUS
+    clock.jit.sysregs.ICH_AP1R0_EL2 = 1 << 20
+    clock.interface.end(intid)
+    clock.settle()
+    if not physical:
+        assert clock.interface.deactivated == [VIRTUAL]
+        clock.active = False
+        interrupt(clock)
+    assert clock.interface.acknowledge() == intid
+
+
+def test_made_pending_by_hand_while_it_is_active(clock: Clock) -> None:
+    """A list register of the hardware's is never pending and active (IHI 0069, ICH_LR<n>_EL2); it comes afterwards."""
+    arm_virtual(clock, 0)
+    interrupt(clock)
+    assert clock.interface.acknowledge() == VIRTUAL
+    clock.control = 0
+    clock.access(clock.gicr + BASE + 0x200, 4, 1 << VIRTUAL)
+    assert [lr >> 61 for lr in clock.interface.contents()] == [2 << 1 | 1]
+    clock.interface.end(VIRTUAL)
+    clock.vcpus[0].gic.dirty = 1
+    clock.settle()
+    assert clock.interface.acknowledge() == VIRTUAL
+
+
+def test_an_active_interrupt_of_a_timer_wakes_nobody(clock: Clock) -> None:
+    arm_virtual(clock, 0)
+    interrupt(clock)
+    assert clock.interface.acknowledge() == VIRTUAL
+    clock.leave()
+    deadline = clock.call(timer.deadline, clock.at[0])
+    clock.enter(0)
+    assert deadline == NEVER
+
+
 def test_while_disabled_it_is_held_and_taken_back_when_the_line_falls(clock: Clock) -> None:
     """kvm-unit-tests' timer: pending is seen, and gone when the timer is off."""
     clock.access(clock.gicr + BASE + 0x180, 4, 1 << VIRTUAL)

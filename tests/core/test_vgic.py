@@ -416,6 +416,36 @@ def test_active_and_pending_by_hand(guest: Guest) -> None:
     assert guest.take() == SPURIOUS
 
 
+def test_the_group_changes_while_it_waits(guest: Guest) -> None:
+    guest.unmask()
+    guest.enable(50, edge=True)
+    guest.both("d", 0x204, 4, 1 << 18)
+    assert [lr >> 60 & 1 for lr in guest.interface.contents()] == [1]
+    guest.both("d", 0x84, 4, 0)
+    assert guest.interface.contents() == [] and guest.take() == SPURIOUS
+    guest.both("d", 0, 4, 3)
+    assert [lr >> 60 & 1 for lr in guest.interface.contents()] == [0] and guest.take() == 50
+
+
+def test_active_by_hand_where_it_is_routed(machine: Guest) -> None:
+    """On the vCPU of its affinity, whoever writes ISACTIVER; that one hears of what ICACTIVER lets go."""
+    machine.start(2)
+    machine.enable(50, edge=True)
+    machine.both("d", 0x6000 + 8 * 50, 8, 1)
+    machine.both("d", 0x304, 4, 1 << 18)
+    assert machine.interface.contents() == []
+    machine.switch(1)
+    machine.unmask()
+    assert [lr >> 62 for lr in machine.interface.contents()] == [2]
+    machine.switch(0)
+    machine.both("d", 0x204, 4, 1 << 18)
+    machine.vcpus[1].gic.dirty = 0
+    machine.both("d", 0x384, 4, 1 << 18)
+    assert machine.vcpus[1].gic.dirty == 1
+    machine.switch(1)
+    assert machine.take() == 50
+
+
 def test_routing_and_one_of_n(machine: Guest) -> None:
     machine.start(count=3)
     machine.unmask()
