@@ -68,7 +68,7 @@ PLAYED: tuple[tuple[Any, ...], ...] = (
     (Capability.PROTECTED_VM, DRIVER, "play"),
     (ProtectedVm.SET_FIRMWARE, "payloads/verified.py", "create"),
     (ProtectedVm.GET_FIRMWARE_SIZE, DRIVER, "play"),
-    (ProtectedVm.PROTECT, "payloads/secret.py", "create"),
+    (ProtectedVm.PROTECT, "payloads/protected.py", "create"),
     (DeviceType.VGICV3_DISTRIBUTOR, DRIVER, "play"),
     (DeviceType.VGICV3_REDISTRIBUTOR, DRIVER, "play"),
     (Error.NO_ERROR, CALLS, "test_devices", "== OK"),

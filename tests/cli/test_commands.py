@@ -113,6 +113,10 @@ def test_a_shell_without_a_terminal(gz: Gz):
         (["--gdb", "99999"], "not a TCP port"),
         (["--protected"], "Debian's kernel cannot be protected"),
         (["--pvmfw", "verify"], "add --protected"),
+        (["--protected", "--kernel", "/no/such", "--firmware", "/no/such"], "leave --firmware away"),
+        (["--vars", "/no/such"], "--vars is for --firmware"),
+        (["--firmware", "/no/such"], "firmware /no/such: No such file"),
+        (["--firmware", "/etc/passwd"], "firmware /etc/passwd: a text file"),
         (["--protected", "--kernel", "/no/such", "--pvmfw", "/no/such"], "pvmfw /no/such: No such file"),
     ],
 )

@@ -43,8 +43,13 @@ def test_firmware(file: Write) -> None:
     inputs.firmware(file(code * 0x10_0000), CROSVM)
     with pytest.raises(UserError, match="0x400004 bytes, and the flash of this machine has 0x400000"):
         inputs.firmware(file(code * 0x10_0001), CROSVM)
-    for other in (bytes(100), b"MZ", b"QFI\xfb", b"\x7fELF"):
-        with pytest.raises(UserError, match="no image of a flash that begins with code"):
+    for other, why in (
+        (bytes(100), "nor code"),
+        (b"MZ", "EFI program"),
+        (b"QFI\xfb", "qcow2"),
+        (b"\x7fELF", "ELF file"),
+    ):
+        with pytest.raises(UserError, match=f"^firmware .*: .*{why}"):
             inputs.firmware(file(other), VIRT)
 
 

@@ -176,6 +176,21 @@ def test_bus_refuses_overlaps() -> None:
     bus.attach("third", 0x2000, 0x200, Cell())
 
 
+def test_bus_finds_large_windows_last() -> None:
+    lines: list[str] = []
+    bus = Bus(lines.append)
+    large = Cell()
+    bus.attach("large", 0, 0x400_0000, large)
+    bus.attach("small", 0x1000, 0x200, Cell())
+    assert set(bus.windows) == {0x1000 >> GRANULE_BITS}
+    bus.unmatched(0x3FF_FFFC, 4, None)
+    bus.unmatched(0x123, 1, 0xFF)
+    assert large.accesses == [(0x3FF_FFFC, 4), (0x123, 1, 0xFF)] and lines == []
+    assert bus.unmatched(0x400_0000, 4, None) == 0 and len(lines) == 1
+    with pytest.raises(Overlap, match="other at 0x3f00000 overlaps what is at 0x0"):
+        bus.attach("other", 0x3F0_0000, 0x400_0000, Cell())
+
+
 def test_bus_reports_a_hole_once() -> None:
     lines: list[str] = []
     bus = Bus(lines.append)

@@ -3,7 +3,10 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
+from esp import make_esp
 from hosts import GUEST_TIMEOUT, Host
 
 from gz.abi.memory import BLOCK_SIZE
@@ -17,6 +20,7 @@ EFIVARFS = "/sys/firmware/efi/efivars"
 VARIABLE = f"{EFIVARFS}/kept-c58b9d0c-6a5e-4b56-9c0e-3a1f5d2e7b41"
 MOUNT = f"set -e; insmod /efivarfs.ko; mount -t efivarfs efivarfs {EFIVARFS}"
 SET = rf"{MOUNT}; printf '\7\0\0\0by firmware' >{VARIABLE}; dmesg | grep 'EFI v2'"
+STARTED = b"EFI stub: Exiting boot services"
 GET = f"{MOUNT}; tail -c +5 {VARIABLE}"
 
 
@@ -53,3 +57,30 @@ def test_a_kernel_and_a_variable_that_outlives_it(host: Host, firmware: bytes) -
         done = process.wait(GUEST_TIMEOUT)
         assert done.status == 0 and printed in done.stdout.decode(), done
     assert host.huge_pages() == 0
+
+
+def test_a_program_on_a_disk(host: Host, firmware: bytes) -> None:
+    """Found by the boot manager on a virtio disk: Debian's kernel, which is an EFI program."""
+    length = host.software.kernel_file().stat().st_size
+    head, size = make_esp(length)
+    host.shell("mkdir -p /run/test")
+    host.board.host.put("/run/test/firmware", firmware)
+    host.board.host.put("/run/test/head", head)
+    kernel = host.board.disk("gz-kernel")
+    host.shell(f"cd /run/test; head -c {length} {kernel} | cat head - >esp; truncate -s {size} esp")
+    options = Guest(
+        memory=256,
+        params="",
+        disks=["/run/test/esp,ro"],
+        firmware="/run/test/firmware",
+        variables="/run/test/variables",
+    ).options()
+    process = host.board.host.start(["python3", "-m", "gz.vmm", *options])
+    seen, stopped = b"", False
+    for _, data in process.events():
+        seen += data
+        if not stopped and STARTED in seen:
+            stopped = True
+            process.signal(signal.SIGTERM)
+    assert stopped and b"BdsDxe: starting Boot0001" in seen, seen
+    host.shell("rm /run/test/esp")

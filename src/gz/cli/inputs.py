@@ -15,7 +15,7 @@ from gz.board.qemu import Disk
 from gz.cli.report import UserError
 from gz.state import state_directory
 from gz.vmm.firmware import EFI_MAGIC, create_variables
-from gz.vmm.kernel import is_image
+from gz.vmm.kernel import HEADER_SIZE, is_image, refuse_others
 from gz.vmm.loader import LoadError
 from gz.vmm.maps import Map
 
@@ -93,10 +93,12 @@ def boot_guest(text: str) -> tuple[str, str, Path | None, int, int, str]:
 
 def firmware(path: Path, machine: Map, kernel: Path | None = None) -> None:
     """Refuse what does not fit into the flash or begins with no code, and a kernel that firmware does not start."""
-    head = beginning(path, "firmware", 16)
+    head = beginning(path, "firmware", HEADER_SIZE)
     fit_flash(path, "firmware", machine)
-    if not any(head[:4]) or head.startswith((b"\x7fELF", b"MZ", b"#!", b"QFI\xfb", GZIP)):
-        raise UserError(f"firmware {path}: no image of a flash that begins with code ({kind(head)})")
+    try:
+        refuse_others(str(path), "firmware", head)
+    except LoadError as error:
+        raise UserError(str(error)) from None
     if kernel is None:
         return
     if machine.fw_cfg is None:

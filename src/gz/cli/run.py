@@ -67,6 +67,8 @@ def run_guest(request: Request, *, cpu: str, host_cpus: int, gdb: int | None, ve
         )
     if request.pvmfw and not request.protected:
         raise UserError("--pvmfw is for protected guests; add --protected")
+    if request.protected and request.firmware:
+        raise UserError("what is in the flash is no secret, so a protected guest has none; leave --firmware away")
     pvmfw = firmware.given(request.pvmfw)
     require_qemu()
     inputs.room()

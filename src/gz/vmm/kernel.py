@@ -195,7 +195,7 @@ def _place(ram: tuple[int, int], path: str, head: bytes) -> tuple[Layout, int]:
     """Where the file goes that begins with `head`, ending as its header says, and the room there."""
     base, size = ram
     if head[56:60] != IMAGE_MAGIC:
-        _refuse_others(path, head)
+        refuse_others(path, "kernel", head)
         entry, tree = base + RAW_OFFSET, base + size - BLOCK
         return Layout(entry, tree, entry), tree - entry
     if len(head) < HEADER_SIZE:
@@ -213,17 +213,17 @@ def _place(ram: tuple[int, int], path: str, head: bytes) -> tuple[Layout, int]:
     return Layout(entry, base, entry + image_size), room
 
 
-def _refuse_others(path: str, head: bytes) -> None:
+def refuse_others(path: str, name: str, head: bytes) -> None:
     """Anything can be a raw binary, but not what is known to be something else or does not begin with code."""
     for magic, what in OTHERS.items():
         if head.startswith(magic):
-            raise LoadError(f"kernel {path}: {what}")
+            raise LoadError(f"{name} {path}: {what}")
     if head.startswith(b"MZ"):
-        raise LoadError(f"kernel {path}: an EFI program that is no arm64 Linux Image")
+        raise LoadError(f"{name} {path}: an EFI program that is no arm64 Linux Image")
     if len(head) < 4 or not any(head[:4]):
-        raise LoadError(f"kernel {path}: neither an arm64 Linux Image nor an ELF file nor code (it begins with 0)")
+        raise LoadError(f"{name} {path}: neither an arm64 Linux Image nor an ELF file nor code (it begins with 0)")
     if all(byte in b"\t\n\r" or 0x20 <= byte < 0x7F for byte in head):
-        raise LoadError(f"kernel {path}: a text file")
+        raise LoadError(f"{name} {path}: a text file")
 
 
 def _load_elf(memory: GuestMemory, path: str, source: io.FileIO) -> Layout:
