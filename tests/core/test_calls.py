@@ -322,6 +322,11 @@ def test_no_call_maps_more_than_a_block(host: Host) -> None:
     for count in (0, 513, 1024, WORD):
         assert host.call(smc64(Call.MAP_GUEST), vmid, 0, pfn, gfn, count) == Error.INVALID_ARGS
         assert host.call(smc64(Call.MAP_GUEST_BLOCK), vmid, 0, gfn, count) == Error.INVALID_ARGS
+    for wrapped in (1 << 52 | pfn, 1 << 63 | pfn, 1 << 36 | pfn):  # as an address, a page of the host's again
+        assert host.call(smc64(Call.MAP_GUEST), vmid, 0, wrapped, gfn, 1) == Error.INVALID_ARGS
+        host.machine.memory.write_words(MAILBOX, [wrapped])
+        assert host.call(smc64(Call.MAP_GUEST_BLOCK), vmid, 0, gfn, 1) == Error.INVALID_ARGS
+    host.machine.memory.write_words(MAILBOX, [pfn + i for i in range(512)])
     assert host.mapped(vmid) == {}
     host.good(Call.MAP_GUEST_BLOCK, vmid, 0, gfn, 512)
     host.good(Call.MAP_GUEST, vmid, 0, pfn + 512, gfn + 512, 512)

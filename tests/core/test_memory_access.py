@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from caller import GUEST_BASE, GUEST_RAM, RUN_PAGE, WORD, Host, declare, finish, mail, make_vm
+from caller import GUEST_BASE, GUEST_RAM, RUN_PAGE, WORD, Host, declare, finish, mail, make_vm, populate
 from el2 import BLOCK, PAGE
 from walker import leaves
 
@@ -156,6 +156,31 @@ def test_private_memory_stays_the_guests(host: Host) -> None:
     for access in Access:
         assert host.call(smc64(Call.ENABLE_CAP), vmid, MEMORY_ACCESS, 0, access, 0) == Error.INVALID_ARGS
     assert len(host.mapped(vmid)) == 512 and not host.seen() & {*ADJACENT}
+    finish(host)
+
+
+@pytest.mark.parametrize("access", [READ_ONLY, NONE])
+def test_memory_that_is_to_be_private_is_the_guests_from_the_start(host: Host, access: int) -> None:
+    """Its stores to a read-only slot would go to the VMM, with what they carry."""
+    vmid = make_vm(host)
+    change(host, vmid, access)
+    assert host.call(smc64(Call.ENABLE_CAP), vmid, 0xFFBADAB1, 2) == Error.INVALID_ARGS
+    assert host.vm(vmid).protected == 0
+    change(host, vmid, READ_WRITE)
+    assert declare(host, vmid, 1, GUEST_BASE + 8 * BLOCK, BLOCK, 4) == 0
+    host.good(Call.ENABLE_CAP, vmid, MEMORY_ACCESS, 1, access, 0)
+    host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 2)
+    finish(host)
+
+
+@pytest.mark.parametrize("access", [READ_ONLY, NONE])
+def test_a_handle_that_is_used_again_reaches_its_memory(host: Host, access: int) -> None:
+    vmid = make_vm(host)
+    change(host, vmid, access)
+    host.good(Call.DESTROY_VM, vmid, 0)
+    assert host.good(Call.CREATE_VM) == vmid
+    assert populate(host, vmid, 0, GUEST_BASE, [(GUEST_RAM, 4)]) == 0, "by a driver that declares nothing"
+    assert permissions(host, vmid) == {3}
     finish(host)
 
 

@@ -138,7 +138,7 @@ def protect(vm: Held[Vm]) -> i64:
 
 
 def _protect(vm: Held[Vm]) -> i64:
-    if vm.started != 0 or vm.lent_count != 0:
+    if vm.started != 0 or vm.lent_count != 0 or not slots.are_open(vm):
         return Error.INVALID_ARGS
     frame = frames.allocate()
     if frame == 0:

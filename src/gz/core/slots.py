@@ -62,6 +62,7 @@ _BLOCK_EFFORT = 32
 _WIPE_EFFORT = 8
 _PFN_LIMIT = 1 << (48 - PAGE_SHIFT)
 _POPULATE_PAGES_MAX = 1 << 18  # in one call: the longest that the core is busy
+_PRIVATE = Purpose.GUEST_MEMORY | Purpose.PROTECTED_FIRMWARE  # once a VM is protected
 _GROUP = 8  # words of the mailbox that are looked at together
 
 
@@ -190,6 +191,15 @@ def _place(vm: Vm, number: u32, base: Ipa, page_count: u64, purpose: u64) -> i64
     slot.access = Access.READ_WRITE
     store_release(slot.page_count, page_count)
     return Error.NO_ERROR
+
+
+def are_open(vm: Held[Vm]) -> bool:
+    """The guest reaches all of the memory that is its own once it is protected; then this stays so."""
+    for i in range(SLOTS_MAX):
+        slot = vm.slots[i]
+        if slot.page_count != 0 and slot.access != Access.READ_WRITE and slot.purpose & _PRIVATE != 0:
+            return False
+    return True
 
 
 def set_access(vm: Held[Vm], number: u64, access: u64, first: u64) -> tuple[i64, u64]:
@@ -387,7 +397,7 @@ def _check_window(vm: Vm, number: u64, gfn: u64, count: u64) -> i64:
 @inline
 def is_private(vm: Vm, slot: Slot) -> bool:
     """What is mapped there is the guest's alone, until it shows it."""
-    return vm.protected != 0 and slot.purpose & (Purpose.GUEST_MEMORY | Purpose.PROTECTED_FIRMWARE) != 0
+    return vm.protected != 0 and slot.purpose & _PRIVATE != 0
 
 
 def _reserve(vm: Held[Vm], slot: Slot, ipa: Ipa, pa: Pa, page_count: u64) -> i64:

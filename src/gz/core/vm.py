@@ -189,6 +189,7 @@ def _reset(vm: Vm) -> None:
         slot.page_count = 0
         slot.mapped = 0
         slot.purpose = 0
+        slot.access = 0
     vm.protected = 0
     vm.started = 0
     vm.firmware = Ipa(0)
