@@ -88,7 +88,7 @@ def measure_exits(as_json: bool) -> int:
     if as_json:
         print(json.dumps({"machines": machines, "versions": versions}))
     else:
-        print("Average instructions as the guest counts them, a few of its loop included.")
+        print("Average instructions as the guest counts them, a few of its loop included; of two runs the better one.")
         print("Versions: " + ", ".join(f"{name} {version}" for name, version in versions.items()))
         for machine in machines:
             print_exits(**machine)

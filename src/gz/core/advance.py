@@ -25,7 +25,7 @@ def skip() -> None:
         _skip_aarch32(spsr)
     else:
         sysreg.ELR_EL2 = sysreg.ELR_EL2 + _INSTRUCTION
-        sysreg.SPSR_EL2 = spsr & ~SPSR(SS=1)
+        sysreg.SPSR_EL2 = sysreg.SPSR_EL2 & ~SPSR(SS=1)  # read again: a mask of one bit is one instruction
 
 
 @cold
