@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A guest that takes exceptions of every kind, and the host that asked to hear of them, in one image.
 
-The guest says what it got, the host what it heard; the second time it asks for nothing.  In the end the guest has no
-vectors any more.
+The guest says what it got, the host what it heard: it asks for nothing, for each kind alone, for all.  In the end the
+guest has no vectors any more.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from gz.arm64.psci import Psci
 from gz.arm64.syndrome import ESR_EL2
 from gz.arm64.sysreg import sysreg
 from gz.bits import Va, u8, u32, u64
-from gz.metal import export, log, panic
+from gz.metal import export, log, panic, unroll
 from gz.vmm.maps import VIRT
 from payloads import exceptions, interrupts, machines, start  # noqa: F401 - parts of every payload
 from payloads.console import put
@@ -98,7 +98,7 @@ def payload(tree: Va) -> None:
         guest()
         return
     machines.open_tree(tree)
-    for kinds in range(0, ALL + 1, ALL):
+    for kinds in unroll((0, *map(int, Watch), ALL)):
         machines.create(0, _GUEST)
         log(f"host: watches {kinds:#x}: {watch(kinds)}, too much: {watch(ALL + 1)}")
         while serve():

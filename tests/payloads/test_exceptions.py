@@ -7,7 +7,7 @@ import pytest
 from emulator import host
 
 from gz.abi.errors import Error
-from gz.abi.exits import ExceptionCode, SystemEvent
+from gz.abi.exits import ExceptionCode, SystemEvent, Watch
 
 GUEST = [
     "guest: brk 0xf2000123",
@@ -19,12 +19,12 @@ GUEST = [
 ]
 CRASH = f"host: event {int(SystemEvent.CRASH)} 4 class 0x20 at 0x70000200 0x70000200"
 HEARD = [
-    "host: debug 0xf2000123",
-    f"host: exception {int(ExceptionCode.UNDEFINED)}, class 0x18",
-    f"host: exception {int(ExceptionCode.ABORT)}, class 0x24, at 0x1000000",
-    f"host: exception {int(ExceptionCode.HVC)}, class 0x16",
-    f"host: exception {int(ExceptionCode.SMC)}, class 0x17",
-    "host: debug 0xf2000123",
+    (Watch.BREAKPOINT, "host: debug 0xf2000123"),
+    (Watch.UNDEFINED, f"host: exception {int(ExceptionCode.UNDEFINED)}, class 0x18"),
+    (Watch.ABORT, f"host: exception {int(ExceptionCode.ABORT)}, class 0x24, at 0x1000000"),
+    (Watch.HVC, f"host: exception {int(ExceptionCode.HVC)}, class 0x16"),
+    (Watch.SMC, f"host: exception {int(ExceptionCode.SMC)}, class 0x17"),
+    (Watch.BREAKPOINT, "host: debug 0xf2000123"),
 ]
 REFUSED = -Error.INVALID_ARGS
 
@@ -32,13 +32,14 @@ REFUSED = -Error.INVALID_ARGS
 @pytest.mark.parametrize("cpu", ["cortex-a76", "max"])
 def test_watched(cpu: str) -> None:
     lines = host("watched", cpu=cpu)
-    begin = lines.index(f"host: watches 0x3f: 0, too much: {REFUSED}")
-    unwatched, watched = lines[1:begin], lines[begin + 1 :]
+    assert lines.pop() == "the host lives"
     assert lines[0] == f"host: watches 0x0: 0, too much: {REFUSED}"
-    assert unwatched == [*GUEST, CRASH]
-    assert watched.pop() == "the host lives"
-    assert [line for line in watched if line.startswith("guest: ")] == GUEST
-    assert [line for line in watched if line.startswith("host: ")] == [*HEARD, CRASH]
+    for kinds in (0, *Watch, sum(Watch)):
+        begin = lines.index(f"host: watches {int(kinds):#x}: 0, too much: {REFUSED}")
+        end = begin + 1 + lines[begin + 1 :].index(CRASH)
+        watched = lines[begin + 1 : end]
+        assert [line for line in watched if line.startswith("guest: ")] == GUEST, kinds
+        assert [line for line in watched if line.startswith("host: ")] == [line for kind, line in HEARD if kind & kinds]
 
 
 @pytest.mark.parametrize("cpu, cpus", [("cortex-a76", 1), ("cortex-a76", 2), ("cortex-a76", 4), ("max", 1)])
