@@ -7,7 +7,20 @@ import random
 from typing import Any
 
 import pytest
-from caller import BUFFER, GUEST_BASE, GUEST_RAM, MAILBOX, RUN_PAGE, WORD, Host, declare, finish, mail, make_vm
+from caller import (
+    BUFFER,
+    GUEST_BASE,
+    GUEST_RAM,
+    MAILBOX,
+    RUN_PAGE,
+    WORD,
+    Host,
+    declare,
+    finish,
+    mail,
+    make_vm,
+    populate,
+)
 from el2 import BLOCK, CORE, HIGH, HIGH_SIZE, LOW, PAGE
 
 import gz.core.faults as faults
@@ -331,6 +344,25 @@ def test_what_a_guest_relinquishes_is_zeros(host: Host, shown: bool) -> None:
     assert guest_call(host, vmid, SHARE, GUEST_BASE + PAGE)[0] == SHARE  # asks for a new one
     host.good(Call.MAP_GUEST, vmid, 0, PFN + 3000, GFN + 1, 1)
     assert host.seen() == ALL - {*pfns, PFN + 3000} | {PFN + 1}
+    finish(host)
+
+
+def test_no_part_of_a_page_is_relinquished(host: Host) -> None:
+    """Nor does the host's stage 2 change for it."""
+    vmid = protected(host)
+    assert map_block(host, vmid, [PFN + i for i in range(512)]) == 0
+    tables = host.jit.storage("gz.core.host_memory.HOST").frames
+    assert guest_call(host, vmid, RELINQUISH, GUEST_BASE + PAGE + 8)[0] == INVALID
+    assert host.jit.storage("gz.core.host_memory.HOST").frames == tables
+    finish(host)
+
+
+def test_memory_that_nobody_announced_is_not_for_a_protected_vm(host: Host) -> None:
+    """No call said whether it is private: it would be the host's."""
+    vmid = host.good(Call.CREATE_VM)
+    host.good(Call.ENABLE_CAP, vmid, 0xFFBADAB1, 2)
+    assert populate(host, vmid, 0, GUEST_BASE, [(GUEST_RAM, 4)]) == Error.INVALID_ARGS
+    assert host.mapped(vmid) == {}
     finish(host)
 
 
