@@ -99,7 +99,6 @@ MUTANTS = (
     Mutant(_SLOTS, "_wipe(page, PAGE_SIZE)", "pass"),
     Mutant(_SLOTS, "_wipe(base, size)\n    _hand_over", "_hand_over"),
     Mutant(_SLOTS, "_wipe(base + first, done - first)", "pass"),
-    _without(_SLOTS, "if u64(ipa) & (PAGE_SIZE - 1) != 0:"),
     Mutant(_SLOTS, "if _is_hidden(page) and not host_memory.prepare(page, PAGE_SIZE):", "if _is_hidden(page) and not _is_hidden(page):"),
     Mutant(_SLOTS, "if run_pages != 0 and run_pages <= total - done:", "if run_pages != 0:"),
     _without(_SLOTS, "if done != total:"),
