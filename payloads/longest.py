@@ -127,8 +127,10 @@ def life() -> None:
         call(Call.CREATE_VCPU, vm << 16 | i, u64(address(pages.run)) + i * 2 * HWSTATE_OFFSET, 0, 0, 0)
     call(Call.SET_ONE_REG, vm << 16, PC, VIRT.ram, 0, 0)
     call(Call.GET_ONE_REG, vm << 16, PC, 0, 0, 0)
+    pause()
     for way in range(BLOCKS):
         map_one(vm, way)
+        pause()
     call(Call.IRQ_LINE, vm << 16, 40, 1, 0, 0)
     call(Call.INFORM_EXIT, vm, 0, 0, 0, 0)
     call(Call.GET_STATISTICS, vm, 0, 0, 0, 0)
@@ -148,5 +150,6 @@ def payload(tree: Va) -> None:
             if protected != 0:
                 call(Call.ENABLE_CAP, vm, Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
             map_one(vm, way)
+            pause()
             destroy(vm)
             pause()

@@ -43,7 +43,7 @@ def frames(text: str) -> list[str]:
 
 def test_session() -> None:
     left = line("enter.py", "context.x[0] = 0")
-    mapped = line("slots.py", "mailbox = memory.va(vm.mailbox)")
+    mapped = line("mapping.py", "mailbox = memory.va(vm.mailbox)")
     guest, host = (
         text.split("--- stop\n")[1:]
         for text in debug(

@@ -12,13 +12,13 @@ import gz.core.calls as calls
 import gz.core.enter as enter
 import gz.core.guard as guard
 import gz.core.memory as memory
+import gz.core.reclaim as reclaim
 import gz.core.sharing as sharing
-import gz.core.slots as slots
 from gz.abi.calls import SMC64_BASE, Call
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.errors import Error
 from gz.abi.exits import ExitReason
-from gz.bits import Ipa, Pa, i64, u64
+from gz.bits import Ipa, Pa, i64, u32, u64
 from gz.core.context import Context
 from gz.core.vcpu import Vcpu
 from gz.metal import poke32, poke64
@@ -41,6 +41,8 @@ def call(context: Context, index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -
     context.x[4] = d
     context.x[5] = e
     resumed = calls.hypercall(context, False)
+    while resumed.vcpu is None and u32(context.x[0]) == SMC64_BASE + index and _takes_up(context):
+        resumed = calls.hypercall(context, False)
     vcpu = resumed.vcpu
     if vcpu is not None:
         live(vcpu, b, Ipa((c % 16) * PAGE))
@@ -49,11 +51,20 @@ def call(context: Context, index: u64, a: u64, b: u64, c: u64, d: u64, e: u64) -
     return i64(context.x[0])
 
 
+def _takes_up(context: Context) -> bool:
+    """What becomes of a call that is done in part: mostly it goes on, as it was, or as if it had come elsewhere."""
+    context.x[20] = random(context.x[20])
+    choice = context.x[20] >> 33
+    if choice % 8 == 0:
+        context.x[0] ^= u64(1) << 32 + choice // 8 % 32
+    return choice % 16 != 1
+
+
 def live(vcpu: Vcpu, choice: u64, ipa: Ipa) -> None:
     """What the guest does before an interrupt takes its CPU."""
     match choice % 8:
         case 0 | 1:
-            slots.relinquish(vcpu, ipa)
+            reclaim.relinquish(vcpu, ipa)
         case 2 | 3:
             sharing.show(vcpu, ipa, choice // 8 % 4)
         case 4:
@@ -119,7 +130,7 @@ def storm(context: Context, seed: u64, count: u64, own: u64) -> u64:
         elif choice == 22:
             status = call(context, Call.ENABLE_CAP, vmid, Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
         elif choice == 23:
-            status = call(context, Call.MAP_GUEST, vmid, 0, (GUEST_RAM + BLOCK) // PAGE, 512, 512)
+            status = call(context, Call.MAP_GUEST, vmid, 0, (GUEST_RAM + BLOCK) // PAGE + pick % 2, 512, 512)
         elif choice == 20:
             status = call(context, Call.INFORM_EXIT, vmid, 0, 0, 0, 0)
         elif choice == 21:

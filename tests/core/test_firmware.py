@@ -17,7 +17,7 @@ from el2 import BLOCK, CORE, FRAMES, HIGH, HIGH_SIZE, LOW, MIB, PAGE
 
 import gz.core.firmware as firmware
 import gz.core.guest_calls as guest_calls
-import gz.core.slots as slots
+import gz.core.reclaim as reclaim
 import gz.core.tree as trees
 from gz.abi.calls import Call, smc64
 from gz.abi.capabilities import Capability, ProtectedVm
@@ -292,7 +292,7 @@ def test_no_order_of_calls_puts_anything_else_at_the_entry(host: Host, seed: int
                 host.call(smc64(Call.CREATE_VCPU), boot, RUN_PAGE)
             case _:
                 if host.vm(vmid).vcpus[0]:
-                    host.machine.fn(slots.relinquish)(boot_vcpu(host, vmid), at)
+                    host.machine.fn(reclaim.relinquish)(boot_vcpu(host, vmid), at)
     assert succeeded
     if ENTRY // PAGE not in host.mapped(vmid):
         host.good(Call.MAP_GUEST, vmid, 1, GUEST_RAM // PAGE + 3000, ENTRY // PAGE, 1)

@@ -354,7 +354,8 @@ def test_reserved_is_invisible_until_commit(tables: Tables) -> None:
     frames = machine.free_frames
     reserve, commit, cancel = map(machine.fn, (stage2.reserve, stage2.commit, stage2.cancel))
     assert reserve(s, 0, LOW, 3 * PAGE, NORMAL) == (0, PAGE, True)
-    assert reserve(s, 0, LOW, PAGE, NORMAL)[0] == Error.INVALID_ARGS
+    assert reserve(s, 0, LOW, PAGE, NORMAL) == (0, PAGE, False)
+    assert reserve(s, 0, LOW + PAGE, PAGE, NORMAL)[0] == Error.INVALID_ARGS
     assert tables.pages() == {}
     cancel(s, 0, PAGE)
     assert machine.free_frames == frames

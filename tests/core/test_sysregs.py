@@ -36,7 +36,7 @@ CORTEX_A72 = {
 
 class Trapped:
     def __init__(self, *roots: Callable[..., Any]) -> None:
-        self.machine = Machine(sysregs.access, vgic_reset.create_distributor, vgic_reset.reset_vcpu, *roots)
+        self.machine = Machine(sysregs.access, vgic_reset.create_distributor, vgic_reset.create_vcpu, *roots)
         self.jit = self.machine.jit
         self.vm_frame = self.jit.buffer(Vm.size)
         self.frame = self.jit.buffer(4096)

@@ -36,7 +36,7 @@ class Guest:
             vgic_reset.create_redistributor,
             vgic_reset.destroy,
             vgic_reset.reset,
-            vgic_reset.reset_vcpu,
+            vgic_reset.create_vcpu,
             vgic.contains,
             vgic.access,
             vgic.irq_line,
@@ -88,7 +88,7 @@ class Guest:
         assert self.call(vgic_reset.create_distributor, self.vm_at, distributor, 0x1_0000) == Error.NO_ERROR
         assert self.call(vgic_reset.create_redistributor, self.vm_at, GICR, 0x2_0000) == Error.NO_ERROR
         for i in range(count):
-            self.call(vgic_reset.reset_vcpu, self.at[i])
+            self.call(vgic_reset.create_vcpu, self.at[i])
         self.model = Model(count)
         self.own = 0
         self.stacks: list[list[int]] = [[] for _ in range(count)]

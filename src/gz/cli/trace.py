@@ -31,6 +31,7 @@ FIELDS = {
     Event.RETURN: ("x0", "x1"),
     Event.MAP: ("ipa", "bytes"),
     Event.UNMAP: ("ipa", "bytes"),
+    Event.AGAIN: ("x0", "x1"),
 }
 
 Name = TypeVar("Name", bound=IntEnum)
@@ -67,7 +68,7 @@ class Entry:
         match self.event:
             case Event.LEAVE:
                 return named(ExitReason, self.b)
-            case Event.CALL:
+            case Event.CALL | Event.AGAIN:
                 return named(Call, (self.a & 0xFFFF_FFFF & ~SMC64_BIT) - SMC32_BASE)
             case Event.EXCEPTION:
                 return named(ExceptionClass, ESR_EL2(self.a).EC)

@@ -14,9 +14,11 @@ import gz.core.advance as advance
 import gz.core.exits as exits
 import gz.core.kick as kick
 import gz.core.lifecycle as lifecycle
+import gz.core.mapping as mapping
 import gz.core.memory as memory
 import gz.core.one_reg as one_reg
 import gz.core.pages as pages
+import gz.core.reclaim as reclaim
 import gz.core.run as run
 import gz.core.slots as slots
 import gz.core.stage2 as stage2
@@ -25,6 +27,7 @@ import gz.core.vgic as vgic
 import gz.core.vgic_reset as vgic_reset
 import gz.core.vm as vms
 import gz.core.watching as watching
+import gz.core.work as works
 from gz.abi.calls import CALL_COUNT, DRIVER_VERSION, SMC32_BASE, SMC64_BIT, Call
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.devices import DeviceRequest, DeviceType
@@ -33,7 +36,6 @@ from gz.abi.exits import ExitReason
 from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE
 from gz.abi.run import PAGE_SIZE
 from gz.arm64.smccc import SmcccStatus
-from gz.arm64.sysreg import sysreg
 from gz.bits import Held, Ipa, Pa, function_table, i64, table, u8, u32, u64
 from gz.core.context import Context
 from gz.core.cpu import Cpu
@@ -41,14 +43,12 @@ from gz.core.firmware import firmware
 from gz.core.trace import Event
 from gz.core.vcpu import Vcpu
 from gz.core.vm import VCPU_COUNT_MAX, VM_COUNT_MAX, VMS, Vm
+from gz.core.work import AGAIN, Stage
 from gz.metal import cold, inline, load_acquire, read_once, view
 
 _RUN_PAGES = 2  # run page and hardware state
 _BUFFER_PAGES = REGION_BUFFER_SIZE // PAGE_SIZE
 _DESTROY_BATCH_PAGES = BLOCK_PAGES
-
-#: Instead of a status: the host takes an interrupt first and makes the call again, by the same instruction.
-_AGAIN = 1
 
 #: Calls that name no VM, and those that do; the VM's lock is held for the latter.
 HostCall = Callable[[Context], i64]
@@ -66,11 +66,12 @@ def hypercall(context: Context, doorbell: bool) -> Context:
         return _run(context, doorbell)
     trace.record(context.cpu, Event.CALL, 0, context.x[0], context.x[1])
     status = _dispatch(context, index)
-    trace.record(context.cpu, Event.RETURN, 0, u64(status), context.x[1])
-    if status == _AGAIN:
+    if status == AGAIN:
+        trace.record(context.cpu, Event.AGAIN, 0, context.x[0], context.x[1])
         if not doorbell:
             advance.repeat()
         return context
+    trace.record(context.cpu, Event.RETURN, 0, u64(status), context.x[1])
     context.x[0] = u64(status)
     if doorbell:
         advance.skip()
@@ -129,7 +130,10 @@ def _dispatch(context: Context, index: u64) -> i64:
     status: i64 = Error.INVALID_ARGS
     used = load_acquire(vm.used)
     if used == vms.LIVE or (used == vms.ENDING and index == Call.DESTROY_VM):
+        works.begin(locked.work, context.x[0])
         status = VM_CALLS[index](context, locked)
+        if status == AGAIN:
+            context.x[0] = works.suspend(locked.work, context.x[0])
     slots.release(locked)
     return status
 
@@ -168,6 +172,8 @@ def _destroy_vm(context: Context, vm: Held[Vm]) -> i64:
     """
     budget = context.x[2]
     if vm.used == vms.LIVE:
+        if vm.work.stage == Stage.END:  # it was another VM of this number
+            return Error.INVALID_ARGS
         if not vms.close(vm):
             _kick(vm)
             return Error.BUSY if budget != 0 else Error.INVALID_ARGS
@@ -180,12 +186,10 @@ def _destroy_vm(context: Context, vm: Held[Vm]) -> i64:
         if vm.mailbox != 0:
             pages.unshare(vm.mailbox, 1)
         stage2.flush(vm.stage2)
-    if budget != 0:
-        return Error.NO_ERROR if vms.end(vm, budget) else Error.BUSY
-    while not vms.end(vm, 0):
-        if sysreg.ISR_EL1 != 0:
-            return _AGAIN
-    return Error.NO_ERROR
+    if vms.end(vm, budget):
+        return Error.NO_ERROR
+    vm.work.stage = Stage.END
+    return AGAIN if budget == 0 else i64(Error.BUSY)
 
 
 def _create_vcpu(context: Context, vm: Held[Vm]) -> i64:
@@ -238,7 +242,7 @@ def _set_memregion(context: Context, vm: Held[Vm]) -> i64:
     buffer = Pa(context.x[3])
     if context.x[2] != REGION_BUFFER_SIZE or not pages.share(buffer, _BUFFER_PAGES):
         return Error.INVALID_ARGS
-    status = slots.set_region(vm, buffer)
+    status = mapping.set_region(vm, buffer)
     pages.unshare(buffer, _BUFFER_PAGES)
     return status
 
@@ -248,11 +252,11 @@ def _memregion_purpose(context: Context, vm: Held[Vm]) -> i64:
 
 
 def _map_guest(context: Context, vm: Held[Vm]) -> i64:
-    return slots.map_pages(vm, context.x[2], context.x[3], context.x[4], context.x[5])
+    return mapping.map_pages(vm, context.x[2], context.x[3], context.x[4], context.x[5])
 
 
 def _map_guest_block(context: Context, vm: Held[Vm]) -> i64:
-    return slots.map_block(vm, context.x[2], context.x[3], context.x[4])
+    return mapping.map_block(vm, context.x[2], context.x[3], context.x[4])
 
 
 def _set_one_reg(context: Context, vm: Held[Vm]) -> i64:
@@ -348,7 +352,7 @@ def _enable_cap(context: Context, vm: Held[Vm]) -> i64:
         if status != Error.NO_ERROR:
             return status
     elif capability == Capability.MEMORY_ACCESS:
-        status, following = slots.set_access(vm, context.x[3], context.x[4], context.x[5])
+        status, following = reclaim.set_access(vm, context.x[3], context.x[4], context.x[5])
         if status == Error.NO_ERROR:
             context.x[1] = following
         return status

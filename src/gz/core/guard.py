@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from gz.core.vm import Vm
 
 WINDOWS_MAX = 255
+#: Instructions, about, of a change.
+_PAGE = 300
+_WINDOW = 20
 
 
 class Window(Struct):
@@ -42,6 +45,11 @@ def _acquire(vm: Vm) -> Held[Guard]:
 @releases
 def _release(guard: Held[Guard]) -> None:
     lock.release(guard.lock)
+
+
+def effort(vm: Vm) -> u64:
+    """Instructions, about, that a change takes; what other vCPUs do meanwhile counts little."""
+    return _PAGE + _WINDOW * view(Guard, memory.va(vm.guard)).window_count
 
 
 def permits(vm: Vm, ipa: Ipa) -> bool:

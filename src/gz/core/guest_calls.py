@@ -12,11 +12,13 @@ import gz.core.exits as exits
 import gz.core.guard as guard
 import gz.core.guest_power as guest_power
 import gz.core.guest_random as guest_random
+import gz.core.reclaim as reclaim
 import gz.core.sharing as sharing
 import gz.core.slots as slots
 import gz.core.speculation as speculation
 import gz.core.stage2 as stage2
 import gz.core.stolen_time as stolen_time
+import gz.core.work as works
 from gz.abi.errors import Error
 from gz.abi.guest import GENIEZONE_UID_WORDS, KVM_UID_WORDS, PROTECTED_CALLS, VendorCall, VendorStatus
 from gz.abi.run import PAGE_SIZE
@@ -253,11 +255,13 @@ def _guard(vcpu: Vcpu, permitted: bool, ranges: bool) -> Outcome:
     x = vcpu.context.x
     if vcpu.vm.protected == 0:
         return answer(vcpu, VendorStatus.NOT_SUPPORTED)
-    wanted = min(max(x[2], 1), sharing.PAGES_MAX)
+    wanted = max(x[2], 1)
     done: u64 = 0
     if x[3] == 0 and (ranges or x[2] == 0):
-        while done < wanted and _guard_page(vcpu.vm, Ipa(x[1]) + done * PAGE_SIZE, permitted):
+        effort: u64 = works.EFFORT
+        while effort != 0 and done < wanted and _guard_page(vcpu.vm, Ipa(x[1]) + done * PAGE_SIZE, permitted):
             done += 1
+            effort -= min(effort, guard.effort(vcpu.vm))
     if done == 0:
         return answer(vcpu, VendorStatus.INVALID_PARAMETER)
     return _words(vcpu, 0, done, 0, 0) if ranges else answer(vcpu, VendorStatus.SUCCESS)
@@ -280,7 +284,7 @@ def memory_private(vcpu: Vcpu) -> Outcome:
 
 def relinquish(vcpu: Vcpu) -> Outcome:
     x = vcpu.context.x
-    if x[2] | x[3] != 0 or slots.relinquish(vcpu, Ipa(x[1])) != Error.NO_ERROR:
+    if x[2] | x[3] != 0 or reclaim.relinquish(vcpu, Ipa(x[1])) != Error.NO_ERROR:
         return answer(vcpu, VendorStatus.INVALID_PARAMETER)
     outcome = exits.hypercall(vcpu, False)
     x[0] = u64(i64(VendorStatus.SUCCESS))

@@ -45,7 +45,7 @@ from gz.arm64.registers import (
 from gz.arm64.smccc import NOT_SUPPORTED
 from gz.arm64.syndrome import ESR_EL2, FAULT_TYPE_MASK, DataAbort, ExceptionClass, FaultStatus, SysRegTrap
 from gz.arm64.sysreg import sysreg
-from gz.bits import Ipa, Pa, u64
+from gz.bits import Ipa, Pa, u32, u64
 from gz.core.context import Context
 from gz.core.cpu import Cpu
 from gz.core.host_memory import HOST
@@ -218,7 +218,7 @@ def _hypercall(context: Context, esr: ESR_EL2) -> Context:
     if esr.ISS & 0xFFFF != 0:
         context.x[0] = NOT_SUPPORTED
         return context
-    function = context.x[0] & ~u64(SMC64_BIT)
+    function = u64(u32(context.x[0])) & ~u64(SMC64_BIT)  # the rest of x0 is core/work.py's
     if function >= SMC32_BASE and function < SMC32_BASE + CALL_COUNT:
         return calls.hypercall(context, False)
     return power.call(context)

@@ -11,12 +11,18 @@ from __future__ import annotations
 
 import gz.core.lock as lock
 import gz.core.stage2 as stage2
-from gz.arm64.descriptors import BLOCK_SHIFT, PAGE_SHIFT, VALID
+import gz.core.work as works
+from gz.abi.errors import Error
+from gz.arm64.descriptors import BLOCK_SHIFT, PAGE_SHIFT, TABLE_BITS, VALID
 from gz.arm64.insn import dsb, isb
-from gz.bits import Held, Ipa, Pa, storage, u64
+from gz.bits import Held, Ipa, Pa, i64, storage, u64
 from gz.core.lock import Lock
 from gz.core.stage2 import Stage2
+from gz.core.work import AGAIN, Work
 from gz.metal import held, inline, peek64, poke64, releases
+
+#: Instructions, about, of a table of smaller entries.
+_DIVIDE = 5_000
 
 HOST = storage(Stage2)
 #: Held while an entry changes: whoever has it sees no half of a break-before-make.
@@ -35,19 +41,32 @@ def _release(locked: Held[Lock]) -> None:
     lock.release(locked)
 
 
-def prepare(base: Pa, size: u64) -> bool:
-    """Room in the tables for a change of these bytes; nothing changes for the host. False: no frames."""
+def prepare(work: Work, base: Pa, size: u64) -> i64:
+    """Room in the tables for a change of these bytes; nothing changes for the host.
+
+    NO_MEMORY: no frames. AGAIN: larger entries are to be divided, which is for the next piece.
+    """
     if u64(base) >= stage2.limit():
-        return False
+        return Error.NO_MEMORY
     locked = _acquire()
-    done = stage2.refine(HOST, Ipa(u64(base)), BLOCK_SHIFT if size >> BLOCK_SHIFT != 0 else PAGE_SHIFT)
-    if done:
-        entry, _ = stage2.find(HOST, Ipa(u64(base)))
-        descriptor = peek64(entry)
-        if descriptor & VALID != 0:
-            poke64(entry, descriptor | stage2.PREPARED)
+    error = _prepare(locked, work, Ipa(u64(base)), BLOCK_SHIFT if size >> BLOCK_SHIFT != 0 else PAGE_SHIFT)
     _release(locked)
-    return done
+    return error
+
+
+@inline
+def _prepare(_: Held[Lock], work: Work, at: Ipa, wanted: u64) -> i64:
+    entry, shift = stage2.find(HOST, at)
+    if shift > wanted:
+        if not works.afford(work, (shift - wanted) // TABLE_BITS * _DIVIDE):
+            return AGAIN
+        if not stage2.refine(HOST, at, wanted):
+            return Error.NO_MEMORY
+        entry, shift = stage2.find(HOST, at)
+    descriptor = peek64(entry)
+    if descriptor & VALID != 0:
+        poke64(entry, descriptor | stage2.PREPARED)
+    return Error.NO_ERROR
 
 
 def withdraw(base: Pa, size: u64) -> None:

@@ -27,7 +27,7 @@ class Bank(Struct):
     any: u32  # IROUTER.Interrupt_Routing_Mode
     valid: u32  # which of them exist
     configurable: u32  # those whose trigger can be chosen
-    priority: Array[u8] = array(BANK)
+    priority: Array[u8] = array(BANK, align=8)
     owner: Array[u8] = array(BANK)  # index of the vCPU on which it is active
 
 

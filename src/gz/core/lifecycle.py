@@ -62,7 +62,7 @@ def create(vm: Held[Vm], index: u32, run_page: Pa) -> i64:
     vcpu.context.vcpu = vcpu
     world.prepare(vcpu.context, stage2.vttbr(vm.stage2), affinity(index) | _MPIDR_RES1)
     vcpu.created = 1
-    vgic_reset.reset_vcpu(vcpu)
+    vgic_reset.create_vcpu(vcpu)
     timer.reset(vcpu)
     reset(vcpu, u64(vm.firmware) if index == 0 else 0, 0)
     vcpu.power = Power.ON if index == 0 else Power.OFF

@@ -22,12 +22,14 @@ from gz.bits import Held, u8, u32, u64
 from gz.core.platform import machine
 from gz.core.trace import Event
 from gz.metal import (
+    address,
     cold,
     count_trailing_zeros,
     held,
     inline,
     noinline,
     panic,
+    peek64,
     popcount,
     releases,
     store_release,
@@ -62,6 +64,12 @@ _AP1R = (SysRegs.ICH_AP1R0_EL2, SysRegs.ICH_AP1R1_EL2, SysRegs.ICH_AP1R2_EL2, Sy
 _PRIORITIES = tuple(zip(range(4), _AP0R, _AP1R, strict=True))
 
 _VIRTUAL_TIMER = TimerInterrupt.EL1_VIRTUAL
+#: No interrupt, where one is its priority << 16 | INTID.
+_NONE = 0xFFFF_FFFF
+_GROUP = 8  # interrupts that are looked at together
+_GROUP_MASK = (1 << _GROUP) - 1
+_ONES = 0x0101_0101_0101_0101
+_DIAGONAL = 0x8040_2010_0804_0201  # bit n of byte n
 #: ICC_DIR_EL1 always traps: what it names may lie in no register, or in another CPU's, and EOIcount tells no number.
 _ENABLED = ICH_HCR_EL2(En=1, TDIR=1)
 
@@ -221,19 +229,36 @@ def _retire(vcpu: Vcpu, locked: Held[Vgic], index: u32, content: ICH_LR) -> None
 @cold
 def _end_best(vcpu: Vcpu, locked: Held[Vgic]) -> None:
     """EOIcount: the guest ended an active interrupt that was in no register, the best of those."""
-    best: u32 = 0xFFFF_FFFF
+    best: u32 = _NONE
     for number in range(32):
         waiting = _active(vcpu, locked, u32(number))
         while waiting != 0:
-            n = count_trailing_zeros(waiting)
-            waiting &= waiting - 1
-            intid = u32(number) * 32 + n
-            best = min(best, u32(bank_of(vcpu, intid).priority[n]) << 16 | intid)
-    if best != 0xFFFF_FFFF:
+            bank = bank_of(vcpu, u32(number) * 32)
+            first = count_trailing_zeros(waiting) & ~u32(_GROUP - 1)
+            group = waiting & _GROUP_MASK << first
+            waiting &= ~group
+            if best == _NONE or _any_below(bank, first, group, best >> 16):
+                while group != 0:
+                    n = count_trailing_zeros(group)
+                    group &= group - 1
+                    best = min(best, u32(bank.priority[n]) << 16 | u32(number) * 32 + n)
+    if best != _NONE:
         intid = best & 0xFFFF
         bank_of(vcpu, intid).active &= ~(u32(1) << (intid % 32))
         if intid == _VIRTUAL_TIMER:
             timer.release(vcpu, locked)
+
+
+@inline
+def _any_below(bank: Bank, first: u32, group: u32, limit: u32) -> bool:
+    """Some of these interrupts, of the eight from `first` on, have a priority below the limit. Where none has, none is
+    better than one of that priority and a lower INTID.
+
+    All are even, so that halves have a bit to borrow from.
+    """
+    others = ((u64(~group >> first & _GROUP_MASK) * _ONES & _DIAGONAL) + 0x7F * _ONES) & 0x80 * _ONES
+    halves = peek64(address(bank.priority) + first) >> 1 | others
+    return (halves - _ONES * u64(limit >> 1)) & ~halves & 0x80 * _ONES != 0
 
 
 # From the banks into the registers.
@@ -373,10 +398,12 @@ def _choose(vcpu: Vcpu, locked: Held[Vgic]) -> u64:
 
 
 def _gather(vcpu: Vcpu, locked: Held[Vgic], capacity: u32) -> u32:
-    """The best `capacity` candidates into `best`, a pending one among them; gives how many there are."""
+    """The best `capacity` candidates into `best`, a pending one among them; gives how many there are. Registers that
+    are in use have to be folded if those that are free don't suffice: then more than `capacity`, and no more.
+    """
     gic = vcpu.gic
     gic.best_count = 0
-    best_pending: u32 = 0xFFFF_FFFF
+    best_pending: u32 = _NONE
     pending_in: u32 = 0
     total: u32 = 0
     remaining = locked.busy | 1
@@ -388,16 +415,29 @@ def _gather(vcpu: Vcpu, locked: Held[Vgic], capacity: u32) -> u32:
         waiting = pending | active
         if waiting == 0 and number != 0:
             _settle(locked, number)
+        total += popcount(waiting)
+        if total > capacity and gic.used != 0:
+            return total
+        bank = bank_of(vcpu, number * 32)
         while waiting != 0:
-            n = count_trailing_zeros(waiting)
-            waiting &= waiting - 1
-            intid = number * 32 + n
-            key = u32(bank_of(vcpu, intid).priority[n]) << 16 | intid
-            if pending >> n & 1 != 0:
-                best_pending = min(best_pending, key)
-            _insert(gic, key, capacity)
-            total += 1
-    if best_pending != 0xFFFF_FFFF and total > capacity and capacity != 0:
+            first = count_trailing_zeros(waiting) & ~u32(_GROUP - 1)
+            group = waiting & _GROUP_MASK << first
+            waiting &= ~group
+            promising = gic.best_count != capacity or (group & pending != 0 and best_pending == _NONE)
+            if not promising:
+                worst = gic.best[capacity - 1] >> 16 if capacity != 0 else u32(0)
+                promising = _any_below(bank, first, group, worst) or (
+                    group & pending != 0 and _any_below(bank, first, group & pending, best_pending >> 16)
+                )
+            if promising:
+                while group != 0:
+                    n = count_trailing_zeros(group)
+                    group &= group - 1
+                    key = u32(bank.priority[n]) << 16 | number * 32 + n
+                    if pending >> n & 1 != 0:
+                        best_pending = min(best_pending, key)
+                    _insert(gic, key, capacity)
+    if best_pending != _NONE and total > capacity and capacity != 0:
         for i in range(gic.best_count):
             intid = gic.best[i] & 0xFFFF
             pending_in |= candidates(vcpu, locked, intid // 32) >> (intid % 32) & 1

@@ -229,8 +229,9 @@ def _change(transition: Transition, base: Pa, count: u64, guest: u32) -> bool:
         poke16(first, u16(after))
     elif legal and _are(first, end, u64(before) * _REPEAT):
         _fill(first, end, u64(after) * _REPEAT)
-    elif legal:
-        legal = _change_each(owned, transition, first, end, guest)
+    elif legal:  # of the others, all rows of one transition and guest have equal entries before it
+        counts = transition == Transition.SHARE or transition == Transition.UNSHARE
+        legal = counts and _change_each(owned, transition, first, end, guest)
     _release(owned)
     return legal
 

@@ -7,6 +7,7 @@ import gz.core.host_memory as host_memory
 import gz.core.memory as memory
 import gz.core.pages as pages
 import gz.core.slots as slots
+import gz.core.work as works
 from gz.abi.errors import Error
 from gz.abi.run import PAGE_SIZE
 from gz.bits import Held, Ipa, Pa, i64, u64
@@ -14,15 +15,17 @@ from gz.core.platform import machine
 from gz.core.vcpu import Vcpu
 from gz.core.vm import Vm
 
-PAGES_MAX = 512  # in one call, which tells how many they were
+#: Instructions, about, of a page.
+_PAGE = 800
 
 
 def show(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
     """Of adjacent private pages: what stopped it, and how many the host can see now. FAULT: one is not there yet."""
     vm = slots.acquire(vcpu)
+    works.begin(vm.work, 0)
     done: u64 = 0
     error: i64 = Error.NO_ERROR
-    while error == Error.NO_ERROR and done < min(count, PAGES_MAX):
+    while error == Error.NO_ERROR and done < count and works.afford(vm.work, _PAGE):
         error = _show(vm, ipa + done * PAGE_SIZE)
         if error == Error.NO_ERROR:
             done += 1
@@ -33,9 +36,10 @@ def show(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
 def hide(vcpu: Vcpu, ipa: Ipa, count: u64) -> tuple[i64, u64]:
     """The same for pages that the host shall not see any more; when this returns it does not."""
     vm = slots.acquire(vcpu)
+    works.begin(vm.work, 0)
     done: u64 = 0
     error: i64 = Error.NO_ERROR
-    while error == Error.NO_ERROR and done < min(count, PAGES_MAX):
+    while error == Error.NO_ERROR and done < count and works.afford(vm.work, _PAGE):
         error = _hide(vm, ipa + done * PAGE_SIZE)
         if error == Error.NO_ERROR:
             done += 1
@@ -66,8 +70,9 @@ def _show(vm: Held[Vm], ipa: Ipa) -> i64:
     error, page = _page(vm, ipa)
     if error != Error.NO_ERROR:
         return error
-    if not host_memory.prepare(page, PAGE_SIZE):
-        return Error.NO_MEMORY
+    error = host_memory.prepare(vm.work, page, PAGE_SIZE)
+    if error != Error.NO_ERROR:
+        return error
     if not pages.show(page, 1, vm.vmid):
         host_memory.merge(page)
         return Error.INVALID_ARGS
@@ -81,8 +86,9 @@ def _hide(vm: Held[Vm], ipa: Ipa) -> i64:
     error, page = _page(vm, ipa)
     if error != Error.NO_ERROR:
         return error
-    if not host_memory.prepare(page, PAGE_SIZE):
-        return Error.NO_MEMORY
+    error = host_memory.prepare(vm.work, page, PAGE_SIZE)
+    if error != Error.NO_ERROR:
+        return error
     if not pages.hide(page, 1, vm.vmid):
         host_memory.merge(page)
         return Error.INVALID_ARGS

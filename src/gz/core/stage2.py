@@ -61,6 +61,10 @@ DEVICE = int(Leaf(AF=1, XN=2, S2AP=S2AP.READ_WRITE, MemAttr=MemAttr.DEVICE_nGnRE
 #: In a valid leaf of the host's, which the CPU ignores: it is about to go, so its table stays.
 PREPARED = int(Leaf(SOFTWARE=1))
 
+#: In a reserved leaf, which no CPU looks at: how many of its pages are ready.
+_READY_SHIFT = 55
+_READY = ((1 << TABLE_BITS) - 1) << _READY_SHIFT
+
 HOST_VMID = 0
 
 _IPA_BITS_MAX = 40  # the public clients' maps end there; level 1 resolves it with two frames
@@ -197,6 +201,18 @@ def is_reserved(descriptor: u64) -> bool:
     return descriptor != 0 and descriptor & VALID == 0
 
 
+@inline
+def ready(reserved: u64) -> u64:
+    """Pages of a reserved leaf that `set_ready` told of; from the first on it is nobody's to cancel."""
+    return reserved >> _READY_SHIFT
+
+
+@inline
+def set_ready(entry: Va, count: u64) -> None:
+    """Fewer than all."""
+    poke64(entry, (peek64(entry) & ~u64(_READY)) | count << _READY_SHIFT)
+
+
 def find(s: Stage2, ipa: Ipa) -> tuple[Va, u64]:
     """The last entry on the walk for `ipa` (below `limit()`): its place, and log2 of the bytes it covers."""
     entry = va(s.root) + 8 * (u64(ipa) >> GIGABYTE_SHIFT)
@@ -247,7 +263,7 @@ def reserve(s: Stage2, ipa: Ipa, pa: Pa, size: u64, attributes: u64) -> tuple[i6
     """One leaf for the beginning of a stretch: error, bytes dealt with, and whether that is a new, reserved
     leaf.
 
-    INVALID_ARGS: something else lies there. Tables made on the way stay until `cancel`.
+    INVALID_ARGS: something else lies there or is reserved. Tables made on the way stay until `cancel`.
     """
     entry, shift = find(s, ipa)
     descriptor = peek64(entry)
@@ -268,7 +284,8 @@ def reserve(s: Stage2, ipa: Ipa, pa: Pa, size: u64, attributes: u64) -> tuple[i6
         return Error.NO_ERROR, u64(1) << shift, True
     span = u64(1) << shift
     offset = u64(ipa) & (span - 1)
-    if descriptor != leaf(Pa(u64(pa) - offset), shift, attributes):
+    mapped = descriptor if descriptor & VALID != 0 else (descriptor & ~u64(_READY)) | VALID
+    if mapped != leaf(Pa(u64(pa) - offset), shift, attributes):
         return Error.INVALID_ARGS, 0, False
     return Error.NO_ERROR, min(span - offset, size), False
 
@@ -291,7 +308,7 @@ def cancel(s: Stage2, ipa: Ipa, size: u64) -> None:
     end = ipa + size
     while at < end:
         entry, shift = find(s, at)
-        if is_reserved(peek64(entry)):
+        if is_reserved(peek64(entry)) and ready(peek64(entry)) == 0:
             poke64(entry, 0)
         at = after(at, shift)
     dead = _unlink_empty(s, ipa, end)
@@ -314,7 +331,7 @@ def commit(s: Stage2, ipa: Ipa, size: u64) -> u64:
             at = after(at, shift)
             last = shift != PAGE_SHIFT or u64(at) & ((1 << BLOCK_SHIFT) - 1) == 0 or at >= end
             if is_reserved(descriptor):
-                poke64(entry, descriptor | VALID)
+                poke64(entry, (descriptor & ~u64(_READY)) | VALID)
                 made += u64(1) << shift
                 if shift == PAGE_SHIFT and last and peek64(Va(u64(entry) | _LAST)) & VALID != 0:
                     merge(s, here)
@@ -344,6 +361,13 @@ def revoke(s: Stage2, ipa: Ipa, size: u64) -> tuple[i64, u64]:
     if gone != 0:
         flush(s)
     return Error.NO_ERROR, gone
+
+@inline
+def joins(entry: Va) -> bool:
+    """Whether the leaves of the table with this entry may be one block, once all of them are valid."""
+    first = peek64(Va(u64(entry) & ~u64(_LAST))) | VALID
+    last = peek64(Va(u64(entry) | _LAST)) | VALID
+    return u64(output(first)) & ((1 << BLOCK_SHIFT) - 1) == 0 and last == first + (u64(_INDEX) << PAGE_SHIFT)
 
 
 def unmap(s: Stage2, ipa: Ipa, size: u64) -> i64:

@@ -36,6 +36,7 @@ class Event(IntEnum):
     RETURN = 6  # its end: x0, x1
     MAP = 7  # IPA, bytes
     UNMAP = 8  # IPA, bytes
+    AGAIN = 9  # a call of the host's is done in part, the rest when it makes it again: x0, x1
 
 
 class Record(Struct):
@@ -118,6 +119,8 @@ def show(cpu: Cpu) -> None:
                 log(f"  {time} call {a:#x} {b:#x}")
             case Event.RETURN:
                 log(f"  {time} return {a:#x} {b:#x}")
+            case Event.AGAIN:
+                log(f"  {time} again {a:#x} {b:#x}")
             case Event.MAP:
                 log(f"  {time} map VM {vm}: IPA {a:#x}  {b:#x} bytes")
             case Event.UNMAP:

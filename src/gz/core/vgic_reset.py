@@ -97,14 +97,25 @@ def reset(vm: Vm) -> None:
     for i in range(vgic.VCPUS):
         vcpu = vm.vcpus[i]
         if vcpu is not None:
-            reset_vcpu(vcpu)
+            _reset_vcpu(vcpu)
+            for number in range(SPI_BANKS):
+                vcpu.gic.routed[number + 1] = ~u32(0) if i == 0 else u32(0)
 
 
-def reset_vcpu(vcpu: Vcpu) -> None:
-    """Redistributor and CPU interface as after power-on; new or not, the vCPU doesn't run.
+def create_vcpu(vcpu: Vcpu) -> None:
+    """A new one as after power-on. Its frame is there from now on, and SPIs routed to its affinity reach it."""
+    _reset_vcpu(vcpu)
+    spis = vcpu.vm.vgic.spis
+    if spis is not None:
+        for number in range(SPI_BANKS):
+            here: u32 = 0
+            for n in range(BANK):
+                here |= u32(spis.routes[number * BANK + n] == vcpu.index) << u32(n)
+            vcpu.gic.routed[number + 1] = here
 
-    Its frame is there from now on, and SPIs routed to its affinity reach it.
-    """
+
+def _reset_vcpu(vcpu: Vcpu) -> None:
+    """Redistributor and CPU interface; the vCPU doesn't run."""
     gic = vcpu.gic
     _clear(gic.private, ~u32(0))
     gic.private.edge = _EDGE_SGIS
@@ -119,13 +130,6 @@ def reset_vcpu(vcpu: Vcpu) -> None:
     shared.redistributor_count = max(shared.redistributor_count, vcpu.index + 1)
     if shared.redistributor_exists != 0:
         shared.redistributor_size = u64(shared.redistributor_count) * REDISTRIBUTOR_SIZE
-    spis = shared.spis
-    if spis is not None:
-        for number in range(SPI_BANKS):
-            here: u32 = 0
-            for n in range(BANK):
-                here |= u32(spis.routes[number * BANK + n] == vcpu.index) << u32(n)
-            gic.routed[number + 1] = here
 
 
 def reset_interface(vcpu: Vcpu) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import gz.core.frames as frames
 import gz.core.lock as lock
-import gz.core.slots as slots
+import gz.core.reclaim as reclaim
 import gz.core.stage2 as stage2
 import gz.core.vgic_reset as vgic_reset
 from gz.abi.calls import VCPUS_MAX
@@ -21,9 +21,10 @@ from gz.metal import cold, fetch_add, fetch_and, fetch_or, held, inline, load_ac
 
 if TYPE_CHECKING:
     from gz.core.interrupts import Vgic
-    from gz.core.slots import Announcement, Slot
+    from gz.core.slots import Announcement, Growth, Slot
     from gz.core.stage2 import Stage2
     from gz.core.vcpu import Vcpu
+    from gz.core.work import Work
 
 VM_COUNT_MAX = 64  # VMIDs have 8 bits on the smallest CPUs, and 0 is the host's
 VCPU_COUNT_MAX = VCPUS_MAX
@@ -50,7 +51,9 @@ class Vm(Struct, align=64):
     capabilities: u32
     mailbox: Pa  # block demand paging (capability 0x9201), 0: single pages
     stage2: Stage2
+    work: Work  # of the call that has the lock
     announced: Announcement
+    growth: Growth
     slots: Array[Slot] = array(SLOTS_MAX)
     protected: u32  # its ordinary memory is private, its registers are nobody's
     started: u32  # one of its vCPUs has run
@@ -184,6 +187,7 @@ def _reset(vm: Vm) -> None:
     vm.mailbox = Pa(0)
     vm.announced.pending = 0
     vm.announced.ever = 0
+    vm.growth.number = 0
     for i in range(SLOTS_MAX):
         slot = vm.slots[i]
         slot.page_count = 0
@@ -218,7 +222,7 @@ def end(vm: Held[Vm], budget: u64) -> bool:
 
     True: it was the last of them; the VM is gone, its handle free.
     """
-    left = slots.give_back(vm, budget)
+    left = reclaim.give_back(vm, budget)
     if vm.lent_count != 0 or not stage2.destroy(vm.stage2, 4 * left):
         return False
     vgic_reset.destroy(vm)
