@@ -123,7 +123,6 @@ MUTANTS = (
     Mutant(_SHARING, "    if done != 0:\n        host_memory.forget()", "    if done > count:\n        host_memory.forget()"),
     Mutant(_SHARING, "host_memory.withdraw(page, PAGE_SIZE)", "pass"),
     Mutant(_HOST_MEMORY, "poke64(entry, descriptor | stage2.PREPARED)", "pass"),
-    _without(_HOST_MEMORY, "if u64(base) >= stage2.limit():"),
     Mutant(_HOST_MEMORY, "stage2.flush(HOST)", "pass"),
     # The calls.
     _without(_CALLS, "if vm.last_run[cpu.index] != 0:"),

@@ -7,6 +7,7 @@ import pytest
 from caller import GUEST_BASE, GUEST_RAM, MAILBOX, WORD, Host, declare, finish, mail, make_vm, populate
 from el2 import BLOCK, CORE, FRAMES, HIGH, HIGH_SIZE, LOW, LOW_SIZE, PAGE
 
+import gz.core.vm as vms
 from gz.abi.calls import Call, smc64
 from gz.abi.errors import Error
 
@@ -15,6 +16,7 @@ GFN, PFN = GUEST_BASE // PAGE, GUEST_RAM // PAGE
 NOT_HOST_RAM = [0, 0x0900_0000, HIGH - PAGE, CORE, FRAMES, LOW + LOW_SIZE - PAGE, LOW + LOW_SIZE, HIGH + HIGH_SIZE]
 NOT_A_PAGE = [GUEST_RAM + 8, GUEST_RAM + PAGE - 1, 1 << 48, WORD, WORD & ~(PAGE - 1)]
 OTHERS = [GUEST_RAM + 700 * PAGE, GUEST_RAM + 900 * PAGE]  # lent to a guest, a protected guest's own
+VCPU_CALLS = (Call.CREATE_VCPU, Call.DESTROY_VCPU, Call.RUN, Call.GET_ONE_REG, Call.SET_ONE_REG, Call.IRQ_LINE)
 
 
 @pytest.fixture(scope="module")
@@ -89,4 +91,21 @@ def test_a_handle_that_is_used_again_inherits_nothing(host: Host) -> None:
         host.good(Call.DESTROY_VM, handle, 0)
         assert host.call(smc64(Call.DESTROY_VM), handle, 0) == Error.INVALID_ARGS
     assert MAILBOX // PAGE not in host.owners()
+    finish(host)
+
+
+@pytest.mark.parametrize("state", [vms.FREE, vms.MAKING, vms.ENDING, vms.RESIDENT])
+def test_no_call_finds_a_vm_that_is_not_the_hosts(host: Host, state: int) -> None:
+    """Nor one that is being made or unmade; the core's own guests least of all (docs/core.md)."""
+    vmid = make_vm(host)
+    vm = host.vm(vmid)
+    vm.used = state
+    for call in Call:
+        if call in (Call.PROBE, Call.CREATE_VM) or (call == Call.DESTROY_VM and state == vms.ENDING):
+            continue
+        tuple_ = vmid << 16 if call in VCPU_CALLS else vmid
+        status = host.call(smc64(call), tuple_, 0, 1)
+        assert status in (Error.INVALID_ARGS, Error.NOT_IMPLEMENTED), call
+    assert vm.vcpus[0] is not None and not vm.last_run[0]
+    vm.used = vms.LIVE
     finish(host)

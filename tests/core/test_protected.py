@@ -287,6 +287,11 @@ def test_ranges_are_shown_and_hidden(host: Host) -> None:
     assert guest_call(host, vmid, UNSHARE, GUEST_BASE + PAGE, 3) == (0, 3)
     assert "tlbi vmalls12e1is" in [event.name for event in host.jit.events]
     assert host.seen() == ALL - {PFN + 1, PFN + 2, PFN + 3}
+    host.jit.clear_events()
+    assert guest_call(host, vmid, UNSHARE, GUEST_BASE + 5 * PAGE) == (0, 1)
+    names = [event.name for event in host.jit.events]
+    assert names.count("tlbi vmalls12e1is") == 1, "no block is divided for this one: it is the page that is forgotten"
+    assert guest_call(host, vmid, SHARE, GUEST_BASE + 5 * PAGE) == (0, 1)
     assert host.machine.memory.read(GUEST_RAM, 8 * PAGE) is not None
     wrong = [(GUEST_BASE + 1, 1), (1 << 40, 1), (WORD - 4095, 2), ((1 << 40) - PAGE, 2), (0, 1)]
     wrong += [(GUEST_BASE + PAGE, count) for count in (WORD, 1 << 52, ((1 << 40) - GUEST_BASE) // PAGE)]

@@ -76,6 +76,17 @@ def test_discovery(host: Host) -> None:
     finish(host)
 
 
+def test_a_handle_that_is_used_again_has_records_of_its_own(host: Host) -> None:
+    """The frame of the VM before it is somebody else's by now."""
+    vmid = make_vm(host)
+    assert ask(host, vmid, ParavirtTime.STOLEN_TIME) == WINDOW
+    host.good(Call.DESTROY_VM, vmid, 0)
+    assert make_vm(host) == vmid and host.vm(vmid).stolen == 0
+    assert ask(host, vmid, ParavirtTime.STOLEN_TIME) == WINDOW
+    assert stolen(host, WINDOW) == 0
+    finish(host)
+
+
 def test_only_waiting_counts(host: Host) -> None:
     vmid = make_vm(host)
     at = ask(host, vmid, ParavirtTime.STOLEN_TIME)
