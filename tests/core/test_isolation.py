@@ -109,3 +109,24 @@ def test_no_call_finds_a_vm_that_is_not_the_hosts(host: Host, state: int) -> Non
     assert vm.vcpus[0] is not None and not vm.last_run[0]
     vm.used = vms.LIVE
     finish(host)
+
+
+def test_a_guest_leaves_tables_for_others(host: Host) -> None:
+    """H8: one page in every block takes a table for each; half of all frames is what a guest gets."""
+    host.reset(frame_count=100)
+    greedy, modest = (host.good(Call.CREATE_VM) for _ in range(2))
+    for vmid in (greedy, modest):
+        assert declare(host, vmid, 0, 0, 200 * BLOCK) == 0
+
+    def strew(vmid: int, first: int) -> int:
+        """Blocks with a page until there is an error."""
+        for block in range(200):
+            if (status := host.call(smc64(Call.MAP_GUEST), vmid, 0, first + block, block * 512, 1)) != 0:
+                assert status == Error.NO_MEMORY
+                return block
+        return 200
+
+    most = strew(greedy, PFN)
+    assert 40 < most < 60 and host.machine.free_frames >= 40
+    assert strew(modest, PFN + 512) >= 40
+    finish(host)

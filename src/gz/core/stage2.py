@@ -272,10 +272,9 @@ def reserve(s: Stage2, ipa: Ipa, pa: Pa, size: u64, attributes: u64) -> tuple[i6
         while shift > PAGE_SHIFT and (
             shift > largest or size >> shift == 0 or (u64(ipa) | u64(pa)) & ((u64(1) << shift) - 1) != 0
         ):
-            frame = frames.allocate()
+            frame = _allocate_table(s)
             if frame == 0:
                 return Error.NO_MEMORY, 0, False
-            s.frames += 1
             dmb("ishst")  # a walker that finds the table finds zeros in it
             poke64(entry, u64(frame) | TABLE)
             shift -= TABLE_BITS
@@ -361,6 +360,7 @@ def revoke(s: Stage2, ipa: Ipa, size: u64) -> tuple[i64, u64]:
     if gone != 0:
         flush(s)
     return Error.NO_ERROR, gone
+
 
 @inline
 def joins(entry: Va) -> bool:
@@ -485,10 +485,9 @@ def refine(s: Stage2, at: Ipa, shift: u64) -> bool:
 @cold
 def _divide(s: Stage2, entry: Va, shift: u64) -> bool:
     """A table of smaller leaves, or of nothing, instead of a leaf or nothing."""
-    frame = frames.allocate()
+    frame = _allocate_table(s)
     if frame == 0:
         return False
-    s.frames += 1
     descriptor = peek64(entry)
     if descriptor == 0:
         dmb("ishst")
@@ -593,6 +592,16 @@ def _free_chain(s: Stage2, dead: Pa) -> None:
         rest = Pa(peek64(va(frame)))
         _free_table(s, frame)
         frame = rest
+
+
+def _allocate_table(s: Stage2) -> Pa:
+    """Pa(0): none is left, or a guest has its share, which leaves other guests as much."""
+    if s.vmid != HOST_VMID and s.frames >= frames.pool.count // 2:
+        return Pa(0)
+    frame = frames.allocate()
+    if frame != 0:
+        s.frames += 1
+    return frame
 
 
 @inline
