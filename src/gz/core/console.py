@@ -20,7 +20,7 @@ _LETTER = 0x61 - 10
 _TEN_DIGITS = 10**10
 #: Turns that a CPU waits for another one's line to end; that one may have died in the middle of it.
 _PATIENCE = 10_000_000
-#: The same for room for a byte: one leaves after 87 us at 115,200 bits a second. The host may have switched the UART off.
+#: The same for room for a byte: one leaves after 87 us at 115,200 bits a second, or never, if the UART is off.
 _FULL = 100_000
 
 
