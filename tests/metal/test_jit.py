@@ -6,6 +6,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from array import array as array_of
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from gz.bits import Array, Ptr, Register, Struct, array, field, i32, storage, u8, u16, u32, u64
 from gz.bits.storage import Storage
-from gz.metal.fake_cpu import Word
+from gz.metal.fake_cpu import Kind, Word, shared_page
 from gz.metal.jit import Fault, Hang, Jit, Panic, register_index
 
 NAME = __name__
@@ -269,6 +270,15 @@ def test_panic(jit: Jit) -> None:
     assert (caught.value.message, caught.value.file, caught.value.line) == ("no vcpu1234", "vcpu.c", 42)
     assert str(caught.value) == "vcpu.c:42: no vcpu1234"
     assert jit.fn(add)(1, 2) == 3
+
+
+def test_a_panic_reads_nothing_of_a_program_that_is_gone(jit: Jit) -> None:
+    """All programs of a process share the records; the texts of one that was unloaded are no memory any more."""
+    words = shared_page()
+    words[Word.RECORD : Word.RECORD + 4] = array_of("Q", [Kind.TEXT, 16, 5, 0])
+    words[Word.RECORDS] = 1
+    with pytest.raises(Panic, match="no vcpu7"):
+        jit.call(f"{NAME}.give_up", 7)
 
 
 def test_log(jit: Jit) -> None:

@@ -255,14 +255,15 @@ class Jit:
             yield words[place], words[place + 1], words[place + 2], words[place + 3]
 
     def _panic(self) -> Panic:
-        file, line, text = "?", 0, ""
-        for kind, a, b, c in self._records():
-            if kind == Kind.PANIC:
-                file, line, text = ctypes.string_at(a, b).decode(), c, ""
-            else:
-                text += _spell(kind, a, b, c)
+        """What comes before it may be a program's that is gone, with its texts."""
+        records = list(self._records())
         self._words[Word.RECORDS] = 0
-        return Panic(text, file, line)
+        last = max((index for index, record in enumerate(records) if record[0] == Kind.PANIC), default=-1)
+        text = "".join(_spell(*record) for record in records[last + 1 :])
+        if last < 0:
+            return Panic(text, "?", 0)
+        _, file, length, line = records[last]
+        return Panic(text, ctypes.string_at(file, length).decode(), line)
 
     # --- the fake machine
 
