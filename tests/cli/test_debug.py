@@ -43,7 +43,7 @@ def frames(text: str) -> list[str]:
 
 def test_session() -> None:
     left = line("enter.py", "context.x[0] = 0")
-    mapped = line("mapping.py", "mailbox = memory.va(vm.mailbox)")
+    mapped = line("mapping.py", "if u64(pa) & (PAGE_SIZE - 1) != 0:")
     guest, host = (
         text.split("--- stop\n")[1:]
         for text in debug(
@@ -74,16 +74,17 @@ def test_session() -> None:
     assert guest[1].startswith(f"vCPU 0 of VM 1: pc {GUEST:#x}, ")
     assert re.search(r"^ESR_EL2 0x8200\w+: INSTRUCTION_ABORT_LOWER$", guest[1], re.MULTILINE)
 
-    # The host's call to map it: inlined into its caller, which is a frame without an address of its own.
+    # The host's call to map it: map_block is inlined into its caller, which is a frame without an address of its own.
     below = frames(host[0])
-    assert re.match(r"gz\.core\.slots\.map_block \(vm=0x\w+ <gz\.core\.vm\[VMS\]>, .*count=512\) at ", below[0])
+    assert re.match(r"gz\.core\.mapping\._reserve \(vm=0x\w+ <gz\.core\.vm\[VMS\]>, .*\) at ", below[0])
     assert below[0].endswith(mapped)
-    assert re.match(r"gz\.core\.calls\._map_guest_block \(.*\) at src/gz/core/calls\.py:\d+$", below[1])
+    assert re.search(r"gz\.core\.mapping\.map_block \(.*count=512\) at src/gz/core/mapping\.py:\d+$", below[1])
+    assert re.match(r"gz\.core\.calls\._map_guest_block \(.*\) at src/gz/core/calls\.py:\d+$", below[2])
     assert re.search(r" in vectors \(\) at gz/core/vectors\.py:\d+$", below[-2])
     assert HOST <= int(below[-1].split()[0], 16) < HOST + (1 << 20)
     assert f"base = {GUEST}" in host[1]
     assert re.search(r"\$1 = \{lock = \{taken = 1\}, .*vmid = 1, ", host[1])
-    assert f"$2 = {{base = {GUEST}, page_count = 8192, mapped = 0, purpose = 1}}" in host[1]
+    assert f"$2 = {{base = {GUEST}, page_count = 8192, mapped = 0, purpose = 1, access = 0}}" in host[1]
     assert re.search(r"^type = struct Vm \{$", host[1], re.MULTILINE)
 
 
