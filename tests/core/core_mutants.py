@@ -108,7 +108,6 @@ MUTANTS = (
     Mutant(_RECLAIM, "_wipe(page, PAGE_SIZE)", "pass"),
     Mutant(_RECLAIM, "_wipe(base, size)\n    _hand_over", "_hand_over"),
     Mutant(_RECLAIM, "_wipe(base + first, done - first)", "pass"),
-    _without(_RECLAIM, "if u64(ipa) & (PAGE_SIZE - 1) != 0:"),
     Mutant(_RECLAIM, "    if _is_hidden(page):\n        error", "    if page == 0:\n        error"),
     Mutant(_MAPPING, "if run == 0 or run > total - end:", "if run == 0:"),
     Mutant(_MAPPING, "return Error.NO_ERROR if end == total else i64(Error.INVALID_ARGS)", "return Error.NO_ERROR"),

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import pytest
-from caller import GUEST_BASE, GUEST_RAM, Host, declare, finish, make_vm
+from caller import GUEST_BASE, GUEST_RAM, Host, declare, finish, mail, make_vm
 from el2 import PAGE
 from walker import leaves
 
@@ -73,6 +73,25 @@ def test_what_a_guest_gets(host: Host, mmfr2: int, ctr: int, protect: bool) -> N
     host.jit.clear_events()
     host.good(Call.DESTROY_VM, vmid, 0)
     assert events(host).count("dc civac") == (2 if protect else 0), "zeros below the caches too"
+    finish(host)
+
+
+@pytest.mark.parametrize("protect", [False, True])
+@pytest.mark.parametrize("mmfr2, ctr", [(0, 0), (0, IDC_DIC), (FWB, 0), (FWB, IDC_DIC)])
+def test_a_block_is_cleaned_and_then_fetched_anew(host: Host, mmfr2: int, ctr: int, protect: bool) -> None:
+    """Over all turns that it takes."""
+    cpu(host, mmfr2=mmfr2, ctr=ctr)
+    begin(host)
+    vmid = make_vm(host, protected=protect)
+    host.jit.clear_events()
+    mail(host, [PFN + i for i in range(512)])
+    host.good(Call.MAP_GUEST_BLOCK, vmid, 0, GFN, 512)
+    names = events(host)
+    assert names.count("dc civac") == (0 if mmfr2 else 512 * PAGE // (4 << 10))
+    assert names.count("ic ialluis") == (ctr == 0)
+    if "dc civac" in names and "ic ialluis" in names:
+        last = len(names) - 1 - names[::-1].index("dc civac")
+        assert last < names.index("ic ialluis"), "instructions fetched before they were there"
     finish(host)
 
 
