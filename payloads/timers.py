@@ -20,7 +20,7 @@ _ON = CNT_CTL(ENABLE=1)
 _MASKED = CNT_CTL(ENABLE=1, IMASK=1)
 _FAR = 10_000_000  # microseconds
 _SOON = 10_000
-_WITHIN = 100_000
+_WITHIN = 1_000_000  # a busy machine may stop the emulator; lateness is asserted where time is counted
 _ROUNDS = 200
 _NEVER = 0xFFFF_FFFF_FFFF_FFFF
 _LAST = 1 << 62  # in ticks; with the last of all and an offset QEMU 7.2 overflows, and hangs

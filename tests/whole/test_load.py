@@ -92,7 +92,8 @@ def test_timers_of_the_host_while_guests_are_busy(host: Host):
 
 
 def test_stolen_time(host: Host):
-    """As many vCPUs as CPUs have them nearly for themselves; of twice as many each waits half of the time."""
+    """Of twice as many vCPUs as CPUs each waits half of the time, as many have them nearly for themselves; what else
+    the machine under the emulator does takes its share of both."""
     cpus = int(host.shell("nproc"))
     shares: list[float] = []
     for vcpus in (cpus, 2 * cpus):
@@ -100,7 +101,7 @@ def test_stolen_time(host: Host):
         lines = [line.split() for line in done.text.splitlines()]
         (begin, before), (end, after) = ((float(line[0]), int(line[9])) for line in lines)
         shares.append((after - before) / USER_HZ / (end - begin) / vcpus)
-    assert shares[0] < 0.2 and 0.35 < shares[1] < 0.65, shares
+    assert 2 * shares[0] < shares[1] and 0.35 < shares[1] < 0.75, shares
 
 
 def test_a_guest_starts_over(host: Host):
