@@ -8,9 +8,9 @@ the time that its record of stolen time (DEN0057) says it waited.
 from __future__ import annotations
 
 from gz.abi.calls import SMC64_BASE, VCPUS_MAX, Call, VcpuTuple
-from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
 from gz.abi.exits import ExitReason
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, Constituent, MemoryRegion, Purpose
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, Constituent, MemoryRegion
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
 from gz.abi.run import PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc, isb, wfi, yield_
@@ -38,7 +38,7 @@ from gz.metal import (
 )
 from gz.vmm.maps import VIRT
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
-from payloads.host_call import call
+from payloads.host_call import call, create_device, declare
 from payloads.secondary import start_cpu
 
 VM_COUNT = 8
@@ -136,14 +136,6 @@ BUFFERS = storage(Buffers)
 CROWD = storage(Crowd)
 
 
-def device(vm: u64, kind: u32, base: u64, size: u64) -> None:
-    request = view(DeviceRequest, address(BUFFERS.device))
-    request.type = kind
-    request.base = base
-    request.window_size = size
-    call(Call.CREATE_DEVICE, vm, u64(address(BUFFERS.device)), 0, 0, 0)
-
-
 def create(number: u64, vcpus: u64) -> u64:
     """A VM with one block of memory: the program at its start."""
     memory = MEMORY + number * BLOCK_SIZE
@@ -152,19 +144,15 @@ def create(number: u64, vcpus: u64) -> u64:
     for offset in range(0, guest_program_end() - guest_program(), 8):
         poke64(Va(memory + offset), peek64(guest_program() + offset))
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
+    declare(vm, address(BUFFERS.region), VIRT.ram, BLOCK_SIZE)
     region = view(MemoryRegion, address(BUFFERS.region))
-    region.slot = 0
-    region.total_pages = BLOCK_PAGES
-    region.gpa = VIRT.ram
-    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, BLOCK_SIZE, Purpose.GUEST_MEMORY, 0)
-    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(BUFFERS.region)), 0, 0)
     region.constituent_count = 1
     run = view(Constituent, address(BUFFERS.region) + MemoryRegion.size)
     run.address = memory
     run.page_count = BLOCK_PAGES
     call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(BUFFERS.region)), 0, 0)
-    device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
-    device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
+    create_device(vm, address(BUFFERS.device), DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
+    create_device(vm, address(BUFFERS.device), DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
     for i in range(vcpus):
         page = RUN_PAGES + (number * VCPUS_MAX + i) * 2 * PAGE_SIZE
         for offset in range(0, 2 * PAGE_SIZE, 8):

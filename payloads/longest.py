@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from gz.abi.calls import SMC64_BASE, Call
 from gz.abi.capabilities import Capability, ProtectedVm
-from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
 from gz.abi.memory import (
     BLOCK_PAGES,
     BLOCK_SIZE,
@@ -18,18 +18,17 @@ from gz.abi.memory import (
     REGION_BUFFER_SIZE,
     Constituent,
     MemoryRegion,
-    Purpose,
 )
 from gz.abi.registers import PC
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE
 from gz.arm64.insn import hvc
 from gz.arm64.pl011 import FR, Pl011
 from gz.arm64.psci import Psci
-from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
+from gz.bits import Array, Struct, Va, array, storage, u8, u64
 from gz.metal import address, export, log, mmio, view
 from gz.vmm.maps import VIRT
 from payloads import exceptions, interrupts, start  # noqa: F401 - parts of every payload
-from payloads.host_call import call
+from payloads.host_call import call, create_device, declare, page_by_blocks
 
 #: RAM that nothing else uses, with 512 MiB in the machine.
 MEMORY = 0x5800_0000
@@ -50,25 +49,10 @@ class Pages(Struct, align=PAGE_SIZE):
 pages = storage(Pages)
 
 
-def create_device(vm: u64, type: u64, base: u64, size: u64) -> None:
-    request = view(DeviceRequest, address(pages.device))
-    request.type = u32(type)
-    request.base = base
-    request.window_size = size
-    call(Call.CREATE_DEVICE, vm, u64(address(pages.device)), 0, 0, 0)
-
-
 def create() -> u64:
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
-    call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)
-    call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
-    region = view(MemoryRegion, address(pages.region))
-    region.slot = 0
-    region.total_pages = BLOCKS * BLOCK_PAGES
-    region.gpa = VIRT.ram
-    region.constituent_count = 0
-    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, BLOCKS * BLOCK_SIZE, Purpose.GUEST_MEMORY, 0)
-    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+    page_by_blocks(vm, address(pages.mailbox))
+    declare(vm, address(pages.region), VIRT.ram, BLOCKS * BLOCK_SIZE)
     return vm
 
 
@@ -121,8 +105,10 @@ def pause() -> None:
 def life() -> None:
     call(Call.PROBE, 16, 0, 0, 0, 0)
     vm = create()
-    create_device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
-    create_device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.gicd + 0xA_0000, VCPUS * REDISTRIBUTOR_SIZE)
+    create_device(vm, address(pages.device), DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
+    create_device(
+        vm, address(pages.device), DeviceType.VGICV3_REDISTRIBUTOR, VIRT.gicd + 0xA_0000, VCPUS * REDISTRIBUTOR_SIZE
+    )
     for i in range(VCPUS):
         call(Call.CREATE_VCPU, vm << 16 | i, u64(address(pages.run)) + i * 2 * HWSTATE_OFFSET, 0, 0, 0)
     call(Call.SET_ONE_REG, vm << 16, PC, VIRT.ram, 0, 0)

@@ -4,9 +4,8 @@
 from __future__ import annotations
 
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
-from gz.abi.capabilities import Capability
-from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, HwState, RunPage
 from gz.arm64.insn import hvc
@@ -14,7 +13,7 @@ from gz.bits import Array, Struct, Va, array, storage, u8, u32, u64
 from gz.metal import address, peek64, poke64, view
 from gz.vmm.maps import VIRT
 from payloads import initrd
-from payloads.host_call import call
+from payloads.host_call import call, create_device, declare, page_by_blocks
 
 #: RAM that nothing else uses, with 512 MiB in the machine: this much for each VM.
 MEMORY = 0x5800_0000
@@ -60,16 +59,10 @@ def create(machine: u32, argument: u64) -> None:
         poke64(Va(memory + offset), peek64(Va(program.start + offset)))
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
     HANDLES[machine] = vm
-    call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)
-    call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
-    region = view(MemoryRegion, address(pages.region))
-    region.slot = 0
-    region.total_pages = MEMORY_SIZE // PAGE_SIZE
-    region.gpa = VIRT.ram
-    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, MEMORY_SIZE, Purpose.GUEST_MEMORY, 0)
-    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
-    device(machine, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
-    device(machine, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
+    page_by_blocks(vm, address(pages.mailbox))
+    declare(vm, address(pages.region), VIRT.ram, MEMORY_SIZE)
+    create_device(vm, address(pages.device), DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
+    create_device(vm, address(pages.device), DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, REDISTRIBUTOR_SIZE)
     create_vcpu(machine, 0)
     boot = vcpu(machine, 0)
     call(Call.SET_ONE_REG, boot, PC, VIRT.ram, 0, 0)
@@ -80,14 +73,6 @@ def create(machine: u32, argument: u64) -> None:
 def create_vcpu(machine: u32, index: u32) -> None:
     """The first one is made by `create`; the others wait for CPU_ON."""
     call(Call.CREATE_VCPU, vcpu(machine, index), u64(address(PAGES[machine].vcpu[index].run)), 0, 0, 0)
-
-
-def device(machine: u32, kind: u32, base: u64, size: u64) -> None:
-    request = view(DeviceRequest, address(PAGES[machine].device))
-    request.type = kind
-    request.base = base
-    request.window_size = size
-    call(Call.CREATE_DEVICE, HANDLES[machine], u64(address(PAGES[machine].device)), 0, 0, 0)
 
 
 def vcpu(machine: u32, index: u32) -> u64:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability, ProtectedVm
 from gz.abi.exits import ExitReason
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc
@@ -18,7 +18,7 @@ from gz.metal import address, panic, peek64, poke64, view
 from gz.vmm.maps import VIRT
 from payloads import initrd
 from payloads.console import put
-from payloads.host_call import call
+from payloads.host_call import call, declare, page_by_blocks
 
 MEMORY = 0x5800_0000
 BLOCKS = 2
@@ -48,14 +48,8 @@ def create(tree: Va) -> None:
     for offset in range(0, size, _WORD):
         poke64(Va(MEMORY + offset), peek64(Va(image + offset)))
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
-    call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)
-    call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
-    region = view(MemoryRegion, address(pages.region))
-    region.slot = 0
-    region.total_pages = BLOCKS * BLOCK_PAGES
-    region.gpa = VIRT.ram
-    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, BLOCKS * BLOCK_SIZE, Purpose.GUEST_MEMORY, 0)
-    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+    page_by_blocks(vm, address(pages.mailbox))
+    declare(vm, address(pages.region), VIRT.ram, BLOCKS * BLOCK_SIZE)
     call(Call.ENABLE_CAP, vm, Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
     life.vm = vm
     life.vcpu = u64(VcpuTuple(VMID=u32(vm), VCPU=0))

@@ -12,7 +12,7 @@ from gz.abi.calls import SMC64_BASE, Call
 from gz.abi.capabilities import Capability
 from gz.abi.exits import ExitReason
 from gz.abi.guest import VendorCall
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE
 from gz.abi.run import PAGE_SIZE, RunPage
 from gz.arm64.insn import hvc, isb
@@ -24,7 +24,7 @@ from gz.bits import Array, Struct, Va, array, storage, u8, u64
 from gz.metal import address, export, load_acquire, log, panic, peek64, poke32, store_release, unroll, view
 from gz.vmm.maps import VIRT
 from payloads import cores, exceptions, interrupts, start  # noqa: F401 - parts of every payload
-from payloads.host_call import call
+from payloads.host_call import call, declare
 
 MEMORY = 0x5800_0000  # with 512 MiB in the machine nothing else lies there
 ELSEWHERE = MEMORY + BLOCK_SIZE  # the page that replaces the one given back, every second time
@@ -126,12 +126,7 @@ def create() -> u64:
         poke32(Va(MEMORY + _SECOND + 4 * i), word)
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
     call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(shared.mailbox)), 0)
-    region = view(MemoryRegion, address(shared.region))
-    region.slot = 0
-    region.total_pages = BLOCK_PAGES
-    region.gpa = 0
-    call(Call.MEMREGION_PURPOSE, vm, 0, BLOCK_SIZE, Purpose.GUEST_MEMORY, 0)
-    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(shared.region)), 0, 0)
+    declare(vm, address(shared.region), 0, BLOCK_SIZE)
     for vcpu in range(2):
         call(Call.CREATE_VCPU, vm << 16 | vcpu, u64(address(shared.run)) + vcpu * 2 * PAGE_SIZE, 0, 0, 0)
         call(Call.SET_ONE_REG, vm << 16 | vcpu, PSTATE, BOOT_PSTATE, 0, 0)

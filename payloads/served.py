@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.capabilities import Capability, ProtectedVm
-from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceRequest, DeviceType
+from gz.abi.devices import DISTRIBUTOR_SIZE, REDISTRIBUTOR_SIZE, DeviceType
 from gz.abi.exits import ExitReason
 from gz.abi.guest import VendorCall
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, MemoryRegion, Purpose
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE
 from gz.abi.run import HWSTATE_OFFSET, PAGE_SIZE, RunPage
 from gz.arm64.gic import GICD_CTLR, INTERRUPTS_MAX, PRIVATE_INTERRUPTS, Gicd
@@ -26,7 +26,7 @@ from gz.metal import address, export, log, mmio, noinline, panic, peek64, poke64
 from gz.vmm.maps import VIRT
 from payloads import exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
 from payloads.console import put
-from payloads.host_call import call
+from payloads.host_call import call, create_device, declare, page_by_blocks
 
 #: RAM that nothing else uses, with 512 MiB in the machine.
 MEMORY = 0x5800_0000
@@ -214,28 +214,16 @@ def ordinary() -> None:
 # The host.
 
 
-def create_device(vm: u64, type: u64, base: u64, size: u64) -> None:
-    request = view(DeviceRequest, address(pages.device))
-    request.type = u32(type)
-    request.base = base
-    request.window_size = size
-    call(Call.CREATE_DEVICE, vm, u64(address(pages.device)), 0, 0, 0)
-
-
 def create(protected: bool) -> u64:
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
-    call(Call.ENABLE_CAP, vm, Capability.DEMAND_PAGING, 0, 0, 0)
-    call(Call.ENABLE_CAP, vm, Capability.BLOCK_DEMAND_PAGING, BLOCK_SIZE, u64(address(pages.mailbox)), 0)
-    region = view(MemoryRegion, address(pages.region))
-    region.slot = 0
-    region.total_pages = BLOCKS * BLOCK_PAGES
-    region.gpa = VIRT.ram
-    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, BLOCKS * BLOCK_SIZE, Purpose.GUEST_MEMORY, 0)
-    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(pages.region)), 0, 0)
+    page_by_blocks(vm, address(pages.mailbox))
+    declare(vm, address(pages.region), VIRT.ram, BLOCKS * BLOCK_SIZE)
     if protected:
         call(Call.ENABLE_CAP, vm, Capability.PROTECTED_VM, ProtectedVm.PROTECT, 0, 0)
-    create_device(vm, DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
-    create_device(vm, DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, VCPUS * REDISTRIBUTOR_SIZE)
+    create_device(vm, address(pages.device), DeviceType.VGICV3_DISTRIBUTOR, VIRT.gicd, DISTRIBUTOR_SIZE)
+    create_device(
+        vm, address(pages.device), DeviceType.VGICV3_REDISTRIBUTOR, VIRT.redistributors, VCPUS * REDISTRIBUTOR_SIZE
+    )
     for i in range(VCPUS):
         call(Call.CREATE_VCPU, vm << 16 | i, u64(address(pages.run)) + i * 2 * HWSTATE_OFFSET, 0, 0, 0)
     return vm

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from gz.abi.calls import SMC64_BASE, Call, VcpuTuple
 from gz.abi.exits import ExitReason
-from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, Constituent, MemoryRegion, Purpose
+from gz.abi.memory import BLOCK_PAGES, BLOCK_SIZE, REGION_BUFFER_SIZE, Constituent, MemoryRegion
 from gz.abi.registers import BOOT_PSTATE, PC, PSTATE, X0
 from gz.abi.run import PAGE_SIZE, RunPage
 from gz.arm64.features import ID_AA64ISAR1_EL1, ID_AA64PFR0_EL1, ID_AA64PFR1_EL1
@@ -24,7 +24,7 @@ from gz.core.context import KEY_REGISTERS
 from gz.metal import address, assembly, export, extern, log, mmio, panic, peek64, poke8, poke64, unroll, view
 from gz.vmm.maps import VIRT
 from payloads import cores, exceptions, initrd, interrupts, start  # noqa: F401 - parts of every payload
-from payloads.host_call import call
+from payloads.host_call import call, declare
 
 GUESTS = 2
 ROUNDS = 8
@@ -219,12 +219,8 @@ def create(number: u64, image: u64, length: u64) -> u64:
     for offset in range(0, BLOCK_SIZE, _WORD):
         poke64(Va(memory + offset), peek64(Va(image + offset)) if offset < length else 0)
     vm = call(Call.CREATE_VM, 0, 0, 0, 0, 0)
+    declare(vm, address(PAGES.region), VIRT.ram, BLOCK_SIZE)
     region = view(MemoryRegion, address(PAGES.region))
-    region.slot = 0
-    region.total_pages = BLOCK_PAGES
-    region.gpa = VIRT.ram
-    call(Call.MEMREGION_PURPOSE, vm, VIRT.ram, BLOCK_SIZE, Purpose.GUEST_MEMORY, 0)
-    call(Call.SET_MEMREGION, vm, REGION_BUFFER_SIZE, u64(address(PAGES.region)), 0, 0)
     region.constituent_count = 1
     only = view(Constituent, address(PAGES.region) + MemoryRegion.size)
     only.address = memory
